@@ -1,0 +1,280 @@
+"""The shipped configs, against what the published code and Detectron2 train with."""
+
+from pathlib import Path
+
+import detectron2
+import pytest
+import torch
+from detectron2.checkpoint.catalog import ModelCatalog
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, build_model
+from detectron2.modeling.anchor_generator import build_anchor_generator
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.solver import build_optimizer
+
+from anchor_heads import get_cfg
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+EVERY_CONFIG = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+DETECTRON2_CONFIGS = Path(detectron2.__file__).parent / "model_zoo/configs/COCO-Detection"
+
+ONE_SIZE = (800,)
+JITTER = (640, 672, 704, 736, 768, 800)
+ENHANCED_JITTER = tuple(range(480, 961, 32))
+X1 = (90000, (60000, 80000))
+X1_5 = (135000, (90000, 120000))
+X2 = (180000, (120000, 160000))
+
+# The published models: depth, groups, width, stride in the 1x1, schedule, short sides in training.
+FREE_ANCHOR = {
+    "free_anchor_R_50_FPN_1x": (50, 1, 64, True, X1, ONE_SIZE),
+    "free_anchor_R_101_FPN_1x": (101, 1, 64, True, X1, ONE_SIZE),
+    "free_anchor_R_101_FPN_1.5x": (101, 1, 64, True, X1_5, ONE_SIZE),
+    "free_anchor_R_101_FPN_j2x": (101, 1, 64, True, X2, JITTER),
+    "free_anchor_R_101_FPN_e2x": (101, 1, 64, True, X2, ENHANCED_JITTER),
+    "free_anchor_X_101_32x8d_FPN_j1.5x": (101, 32, 8, False, X1_5, JITTER),
+    "free_anchor_X_101_64x4d_FPN_j2x": (101, 64, 4, False, X2, JITTER),
+    "free_anchor_X_101_64x4d_FPN_e2x": (101, 64, 4, False, X2, ENHANCED_JITTER),
+}
+
+# What all of them have in common.
+FREE_ANCHOR_COMMON = {
+    "MODEL.META_ARCHITECTURE": "FreeAnchorRetinaNet",
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.FPN.P6_INPUT": "p5",
+    "MODEL.FPN.P7_RELU": True,
+    "MODEL.RETINANET.NUM_CLASSES": 80,
+    "MODEL.RETINANET.NUM_CONVS": 4,
+    "MODEL.RETINANET.NORM": "",
+    "MODEL.RETINANET.PRIOR_PROB": 0.02,
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.11,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.05,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1000,
+    "MODEL.RETINANET.NMS_THRESH_TEST": 0.5,
+    "MODEL.FREE_ANCHOR.BAG_SIZE": 50,
+    "MODEL.FREE_ANCHOR.BOX_IOU_THRESH": 0.6,
+    "MODEL.FREE_ANCHOR.BOX_LOSS_WEIGHT": 0.75,
+    "MODEL.FREE_ANCHOR.ALPHA": 0.5,
+    "MODEL.FREE_ANCHOR.GAMMA": 2.0,
+    "MODEL.FREE_ANCHOR.LEGACY_BOXES": False,
+    "DATASETS.TRAIN": ("coco_2017_train",),
+    "DATASETS.TEST": ("coco_2017_val",),
+    "DATALOADER.ASPECT_RATIO_GROUPING": True,
+    "INPUT.FORMAT": "BGR",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.REFERENCE_WORLD_SIZE": 8,
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WEIGHT_DECAY": 0.0001,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.WARMUP_METHOD": "linear",
+    "SOLVER.WARMUP_ITERS": 500,
+    "SOLVER.WARMUP_FACTOR": 1 / 3,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+    "TEST.AUG.ENABLED": False,
+    "TEST.AUG.MIN_SIZES": (480, 640, 800, 960, 1120, 1280),
+    "TEST.AUG.MAX_SIZE": 2133,
+    "TEST.AUG.FLIP": False,
+}
+
+
+def load(name):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(CONFIGS / name), allow_unsafe=False)
+    return cfg
+
+
+def flat(node, prefix=""):
+    """``{"MODEL.FPN.NORM": "", ...}``"""
+    items = {}
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            items.update(flat(value, f"{prefix}{key}."))
+        else:
+            items[prefix + key] = value
+    return items
+
+
+def changed(cfg, other):
+    """The keys that have not the same value in both."""
+    cfg, other = flat(cfg), flat(other)
+    return {key for key in cfg.keys() | other.keys() if cfg.get(key) != other.get(key)}
+
+
+def build_without_memory(cfg):
+    """The model on the meta device: shapes and names, no storage and no initialisation."""
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def number_of_parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", EVERY_CONFIG)
+def test_config_has_only_known_keys_and_names_registered_parts(name):
+    cfg = load(name)
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
+    assert cfg.MODEL.PROPOSAL_GENERATOR.NAME in PROPOSAL_GENERATOR_REGISTRY
+    assert cfg.MODEL.BACKBONE.NAME in BACKBONE_REGISTRY
+    if cfg.MODEL.WEIGHTS.startswith("catalog://"):
+        assert ModelCatalog.get(cfg.MODEL.WEIGHTS[len("catalog://") :]).endswith(".pkl")
+
+
+def test_every_published_free_anchor_model_is_in_the_table():
+    names = {Path(name).stem for name in EVERY_CONFIG if name.startswith("free_anchor/")}
+    two_stage = {"free_anchor_rpn_R_50_FPN_1x", "free_anchor_faster_rcnn_R_50_FPN_1x"}
+    assert names == set(FREE_ANCHOR) | two_stage
+
+
+@pytest.mark.parametrize("name", FREE_ANCHOR)
+def test_free_anchor_config_has_the_published_values(name):
+    depth, groups, width, stride_in_1x1, (iterations, steps), short_sides = FREE_ANCHOR[name]
+    cfg = load(f"free_anchor/{name}.yaml")
+    expected = FREE_ANCHOR_COMMON | {
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.NUM_GROUPS": groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": width,
+        "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1,
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.STEPS": steps,
+        "INPUT.MIN_SIZE_TRAIN": short_sides,
+    }
+    actual = flat(cfg)
+    assert {key: actual[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "name, weights, pixel_std",
+    [
+        ("R_50_FPN_1x", "detectron2://ImageNetPretrained/MSRA/R-50.pkl", [1.0, 1.0, 1.0]),
+        ("R_101_FPN_e2x", "detectron2://ImageNetPretrained/MSRA/R-101.pkl", [1.0, 1.0, 1.0]),
+        (
+            "X_101_32x8d_FPN_j1.5x",
+            "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl",
+            [57.375, 57.120, 58.395],  # as Detectron2's own configs of this file
+        ),
+        # the Caffe2 files have the deviation in the first convolution
+        ("X_101_64x4d_FPN_e2x", "catalog://ImageNetPretrained/FAIR/X-101-64x4d", [1.0, 1.0, 1.0]),
+    ],
+)
+def test_pixel_statistics_fit_the_image_net_weights(name, weights, pixel_std):
+    cfg = load(f"free_anchor/free_anchor_{name}.yaml")
+    assert cfg.MODEL.WEIGHTS == weights
+    assert cfg.MODEL.PIXEL_STD == pixel_std
+
+
+def test_free_anchor_has_nine_anchors_around_each_cell_centre():
+    cfg = load("free_anchor/free_anchor_R_50_FPN_1x.yaml")
+    strides = [8, 16, 32, 64, 128]
+    generator = build_anchor_generator(cfg, [ShapeSpec(stride=stride) for stride in strides])
+    levels = generator([torch.zeros(1, 1, 1, 1) for _ in strides])
+    for stride, anchors in zip(strides, levels, strict=True):
+        width, height = (anchors.tensor[:, 2:] - anchors.tensor[:, :2]).unbind(1)
+        sides = 4 * stride * 2 ** (torch.arange(3) / 3)
+        ratios = torch.tensor([0.5, 1.0, 2.0])
+        centre = torch.full((9, 2), stride / 2)
+        torch.testing.assert_close(anchors.get_centers(), centre, atol=1e-4, rtol=0)
+        torch.testing.assert_close((width * height).sqrt(), sides.repeat_interleave(3))
+        torch.testing.assert_close(height / width, ratios.repeat(3))
+
+
+@pytest.mark.parametrize("name", ["retinanet", "rpn", "faster_rcnn"])
+def test_baseline_differs_from_detectron2s_config_in_two_keys(name):
+    ours = load(f"baselines/{name}_R_50_FPN_1x.yaml")
+    cfg = get_cfg()
+    cfg.merge_from_file(str(DETECTRON2_CONFIGS / f"{name}_R_50_FPN_1x.yaml"))
+    assert changed(ours, cfg) == {"INPUT.MIN_SIZE_TRAIN", "SOLVER.REFERENCE_WORLD_SIZE"}
+    assert ours.INPUT.MIN_SIZE_TRAIN == ONE_SIZE
+
+
+@pytest.mark.parametrize("name", ["rpn", "faster_rcnn"])
+def test_two_stage_free_anchor_differs_from_its_baseline_in_the_proposal_generator(name):
+    cfg = load(f"free_anchor/free_anchor_{name}_R_50_FPN_1x.yaml")
+    baseline = load(f"baselines/{name}_R_50_FPN_1x.yaml")
+    assert changed(cfg, baseline) == {
+        "MODEL.PROPOSAL_GENERATOR.NAME",
+        "MODEL.RPN.BBOX_REG_WEIGHTS",
+        "MODEL.RPN.SMOOTH_L1_BETA",
+    }
+    assert cfg.MODEL.PROPOSAL_GENERATOR.NAME == "FreeAnchorRPN"
+    assert cfg.MODEL.RPN.BBOX_REG_WEIGHTS == (10.0, 10.0, 5.0, 5.0)
+    assert cfg.MODEL.RPN.SMOOTH_L1_BETA == 0.11
+
+
+def test_free_anchor_and_retinanet_see_the_same_images_for_as_long():
+    differing = changed(
+        load("free_anchor/free_anchor_R_50_FPN_1x.yaml"),
+        load("baselines/retinanet_R_50_FPN_1x.yaml"),
+    )
+    assert not {key for key in differing if key.startswith(("INPUT.", "DATASETS.", "DATALOADER."))}
+    assert not differing & {"SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.STEPS"}
+
+
+def test_one_worker_takes_eight_times_the_steps_at_an_eighth_of_the_rate():
+    cfg = load("free_anchor/free_anchor_R_50_FPN_1x.yaml")
+    solver = DefaultTrainer.auto_scale_workers(cfg, 1).SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR) == (2, 0.00125)
+    assert (solver.MAX_ITER, solver.STEPS) == (720000, (480000, 640000))
+    assert solver.WARMUP_ITERS == 4000
+
+
+def test_free_anchor_trains_biases_at_twice_the_rate_without_decay():
+    cfg = load("free_anchor/free_anchor_R_50_FPN_1x.yaml")
+    model = build_without_memory(cfg)
+    optimizer = build_optimizer(cfg, model)
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    trained = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            trained[name_of[parameter]] = (group["lr"], group["weight_decay"])
+    for name, (lr, weight_decay) in trained.items():
+        expected = (0.02, 0.0) if name.endswith(".bias") else (0.01, 0.0001)
+        assert (lr, weight_decay) == expected, name
+    assert "backbone.bottom_up.res3.0.conv1.weight" in trained
+    assert not {name for name in trained if ".stem." in name or ".res2." in name}
+
+
+def test_free_anchor_is_retinanet_but_for_the_input_of_p6():
+    free_anchor = build_without_memory(load("free_anchor/free_anchor_R_50_FPN_1x.yaml"))
+    retinanet = build_without_memory(load("baselines/retinanet_R_50_FPN_1x.yaml"))
+    shapes = {name: p.shape for name, p in retinanet.named_parameters()}
+    shapes["backbone.top_block.p6.weight"] = (256, 256, 3, 3)
+    assert {name: p.shape for name, p in free_anchor.named_parameters()} == shapes
+    difference = number_of_parameters(retinanet) - number_of_parameters(free_anchor)
+    assert difference == (2048 - 256) * 256 * 9 == 4128768
+
+
+@pytest.mark.parametrize(
+    "name, channels_per_group", [("X_101_32x8d_FPN_j1.5x", 8), ("X_101_64x4d_FPN_e2x", 4)]
+)
+def test_resnext_models_build_with_grouped_3x3_convolutions(name, channels_per_group):
+    model = build_without_memory(load(f"free_anchor/free_anchor_{name}.yaml"))
+    first, second = model.backbone.bottom_up.res3[0].conv1, model.backbone.bottom_up.res3[0].conv2
+    assert second.weight.shape == (512, 2 * channels_per_group, 3, 3)
+    assert (first.stride, second.stride) == ((1, 1), (2, 2))
+    assert len(model.backbone.bottom_up.res4) == 23
+
+
+@pytest.mark.parametrize("name", ["rpn", "faster_rcnn"])
+def test_two_stage_models_build_with_the_weights_of_their_baselines(name):
+    model = build_without_memory(load(f"free_anchor/free_anchor_{name}_R_50_FPN_1x.yaml"))
+    baseline = build_without_memory(load(f"baselines/{name}_R_50_FPN_1x.yaml"))
+    assert type(model) is type(baseline)
+    shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (model, baseline)]
+    assert shapes[0] == shapes[1]
