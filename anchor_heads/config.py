@@ -1,0 +1,36 @@
+"""The configuration: Detectron2's defaults plus the nodes of every method.
+
+This is the one place that knows all methods: importing it registers their meta architectures
+and proposal generators.
+"""
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from anchor_heads.backbone import add_backbone_config
+from anchor_heads.projects import free_anchor
+
+
+def add_run_config(cfg: CfgNode) -> None:
+    """Add the keys that concern a run, whatever its method, to ``cfg``."""
+    # Data sets of one's own: a list of (name, COCO annotation file, image folder). The names can
+    # then be used in DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.COCO_FORMAT = []
+    # Folder for every evaluated image with its detections painted in. "" = paint nothing.
+    cfg.TEST.SHOW_DIR = ""
+    # Evaluate NMS recall as well: how many objects the model still finds after NMS (FreeAnchor
+    # paper, section 4.3). For one-stage models.
+    cfg.TEST.NMS_RECALL = False
+
+
+def get_cfg() -> CfgNode:
+    """Detectron2's default config with the keys of this package added.
+
+    Returns:
+        CfgNode: a new node; Detectron2's own defaults stay as they are.
+    """
+    cfg = get_detectron2_cfg()
+    add_run_config(cfg)
+    add_backbone_config(cfg)
+    free_anchor.add_config(cfg)
+    return cfg

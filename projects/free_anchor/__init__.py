@@ -1,0 +1,7 @@
+"""FreeAnchor: learning to match anchors (Zhang et al., NeurIPS 2019)."""
+
+from . import retinanet as _retinanet  # noqa: F401  only registration
+from . import rpn as _rpn  # noqa: F401  only registration
+from .config import add_config
+
+__all__ = ["add_config"]

@@ -1,0 +1,79 @@
+import math
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Boxes
+from torch import nn
+
+from .losses import FreeAnchorLoss
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class FreeAnchorRPN(RPN):
+    """Region proposal network trained by FreeAnchor's likelihood with one class, "object".
+
+    Head and proposals are RPN's; its labels by IoU thresholds, its sampling and its two losses
+    are replaced. It works wherever RPN does.
+    """
+
+    @configurable
+    def __init__(self, *, free_anchor_loss: FreeAnchorLoss, prior_prob: float, **kwargs):
+        """
+        Args:
+            free_anchor_loss (FreeAnchorLoss): the loss.
+            prior_prob (float): objectness that training starts from. At 0.5, where RPN starts, the
+                negative loss, a sum over all anchors, would drown the positive one.
+            kwargs: see :class:`RPN`. The arguments on matching, sampling and box loss have no
+                effect.
+        """
+        super().__init__(**kwargs)
+        self.free_anchor_loss = free_anchor_loss
+        nn.init.constant_(
+            self.rpn_head.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob)
+        )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg, input_shape)
+        weight = cfg.MODEL.RPN.LOSS_WEIGHT
+        return {
+            **ret,
+            "anchor_matcher": None,
+            "free_anchor_loss": FreeAnchorLoss(
+                cfg,
+                box2box_transform=ret["box2box_transform"],
+                smooth_l1_beta=cfg.MODEL.RPN.SMOOTH_L1_BETA,
+            ),
+            "prior_prob": cfg.MODEL.FREE_ANCHOR.RPN_PRIOR_PROB,
+            "loss_weight": {"loss_rpn_positive": weight, "loss_rpn_negative": weight},
+        }
+
+    def label_and_sample_anchors(self, anchors, gt_instances):
+        """FreeAnchor's loss labels no anchor beforehand; it wants the objects themselves.
+
+        Returns:
+            list[Tensor]: the class, 0, of each object of each image.
+            list[Tensor]: the (objects, 4) boxes of each image.
+        """
+        gt_boxes = [x.gt_boxes.tensor for x in gt_instances]
+        gt_classes = [torch.zeros(len(x), dtype=torch.int64, device=x.device) for x in gt_boxes]
+        return gt_classes, gt_boxes
+
+    def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        """Same interface as :meth:`RPN.losses`, with the labels of
+        :meth:`label_and_sample_anchors`.
+
+        Returns:
+            dict[str, Tensor]: the scalars "loss_rpn_positive" and "loss_rpn_negative".
+        """
+        loss_positive, loss_negative = self.free_anchor_loss(
+            Boxes.cat(anchors).tensor,
+            torch.cat(pred_objectness_logits, dim=1)[..., None],
+            torch.cat(pred_anchor_deltas, dim=1),
+            gt_boxes,
+            gt_labels,
+        )
+        losses = {"loss_rpn_positive": loss_positive, "loss_rpn_negative": loss_negative}
+        return {name: loss * self.loss_weight[name] for name, loss in losses.items()}

@@ -1,0 +1,93 @@
+import math
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from anchor_heads import model_zoo
+
+
+def tiny_cfg(meta_architecture="GeneralizedRCNN", roi_heads="StandardROIHeads", mask=False):
+    cfg = model_zoo.get_config("free_anchor/free_anchor_faster_rcnn_R_50_FPN_1x")
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu"),
+            *("MODEL.META_ARCHITECTURE", meta_architecture),
+            *("MODEL.ROI_HEADS.NAME", roi_heads),
+            *("MODEL.MASK_ON", mask),
+            *("MODEL.RESNETS.DEPTH", 18),
+            *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+            *("MODEL.FPN.OUT_CHANNELS", 16),
+            *("MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+            *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", roi_heads == "CascadeROIHeads"),
+            *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
+            *("MODEL.ROI_HEADS.NUM_CLASSES", 3),
+        ]
+    )
+    return cfg
+
+
+def image_with(num_objects, size=96):
+    corner = torch.rand(num_objects, 2) * 50
+    instances = Instances((size, size))
+    instances.gt_boxes = Boxes(torch.cat([corner, corner + 30], dim=1))
+    instances.gt_classes = torch.arange(num_objects) % 3
+    instances.gt_masks = BitMasks(torch.ones(num_objects, size, size, dtype=torch.bool))
+    return {"image": torch.randint(0, 255, (3, size, size)).float(), "instances": instances}
+
+
+MODELS = {
+    "ProposalNetwork": dict(meta_architecture="ProposalNetwork"),
+    "Faster R-CNN": dict(),
+    "Mask R-CNN": dict(mask=True),
+    "Cascade R-CNN": dict(roi_heads="CascadeROIHeads"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("objects", [(2, 3), (0, 2)])
+def test_trains_and_predicts_in_every_model_with_a_proposal_generator(name, objects):
+    model = build_model(tiny_cfg(**MODELS[name])).train()
+    batch = [image_with(n) for n in objects]
+    with EventStorage():
+        losses = model(batch)
+        sum(losses.values()).backward()
+    assert {"loss_rpn_positive", "loss_rpn_negative"} <= set(losses)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+    with torch.no_grad():
+        output = model.eval()(batch)[0]
+    if name == "ProposalNetwork":
+        assert 0 < len(output["proposals"]) <= 1000
+        assert output["proposals"].objectness_logits.diff().max() <= 0
+    else:
+        assert output["instances"].has("pred_masks") == (name == "Mask R-CNN")
+
+
+def test_objectness_starts_at_the_prior():
+    model = build_model(tiny_cfg("ProposalNetwork")).eval()
+    bias = model.proposal_generator.rpn_head.objectness_logits.bias
+    torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.02))
+
+
+def test_losses_are_the_one_class_likelihood():
+    """One object, one anchor that fits it exactly, all logits 0, by hand."""
+    generator = build_model(tiny_cfg("ProposalNetwork")).proposal_generator
+    anchors = [Boxes(torch.tensor([[0.0, 0, 8, 8], [40, 40, 48, 48]]))]
+    objects = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[0.0, 0, 8, 8]])))
+    labels, boxes = generator.label_and_sample_anchors(anchors, [objects])
+    with EventStorage():
+        losses = generator.losses(anchors, [torch.zeros(1, 2)], labels, [torch.zeros(1, 2, 4)], boxes)
+    # Probabilities 1/2 and 0 in the bag: odds (1 + 0) / 2. One of two anchors is background.
+    assert losses["loss_rpn_positive"].item() == pytest.approx(0.5 * math.log(3), rel=1e-4)
+    expected = 0.5 * 0.25 * math.log(2) / 50
+    assert losses["loss_rpn_negative"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_loss_weight_is_that_of_the_rpn():
+    cfg = tiny_cfg("ProposalNetwork")
+    cfg.MODEL.RPN.LOSS_WEIGHT = 0.25
+    weights = build_model(cfg).proposal_generator.loss_weight
+    assert weights == {"loss_rpn_positive": 0.25, "loss_rpn_negative": 0.25}
