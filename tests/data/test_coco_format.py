@@ -12,8 +12,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_datas
 from detectron2.structures import BoxMode
 
 from anchor_heads import get_cfg
-from anchor_heads.data import coco_format
-from anchor_heads.data.coco_format import check_datasets, clean_coco_dict, register_coco_format
+from anchor_heads.data import coco_json
+from anchor_heads.data.checks import check_datasets
+from anchor_heads.data.coco_format import register_coco_format
+from anchor_heads.data.coco_json import clean_coco_dict
 
 BCCD = Path(__file__).resolve().parents[3] / "shared" / "data" / "bccd"
 
@@ -275,8 +277,8 @@ def test_file_without_annotations(coco, save):
 
 def test_a_file_is_parsed_once_until_it_changes(coco, save, monkeypatch):
     parsed = []
-    parse = coco_format._parse
-    monkeypatch.setattr(coco_format, "_parse", lambda path: parsed.append(path) or parse(path))
+    parse = coco_json._parse
+    monkeypatch.setattr(coco_json, "_parse", lambda path: parsed.append(path) or parse(path))
     json_file = save(coco)
     clean_coco_dict(json_file)["annotations"].clear()  # each caller has a copy of its own
     assert len(clean_coco_dict(json_file)["annotations"]) == 3
