@@ -1,0 +1,16 @@
+"""Evaluation: COCO AP, recall of proposals, recall of NMS, and images with detections painted in.
+
+Results are in percent, in the form that Detectron2 expects: task -> metric -> number.
+"""
+
+from anchor_heads.evaluation.build import build_evaluator
+from anchor_heads.evaluation.coco import OfficialCOCOEvaluator
+from anchor_heads.evaluation.nms_recall import NMSRecallEvaluator
+from anchor_heads.evaluation.painted_images import PaintedImagesEvaluator
+
+__all__ = [
+    "NMSRecallEvaluator",
+    "OfficialCOCOEvaluator",
+    "PaintedImagesEvaluator",
+    "build_evaluator",
+]

@@ -1,0 +1,62 @@
+"""The evaluator of one test set, as the config asks for it."""
+
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+
+from anchor_heads.data.coco_format import CocoFormatDataset
+from anchor_heads.evaluation.coco import OfficialCOCOEvaluator
+from anchor_heads.evaluation.painted_images import PaintedImagesEvaluator
+
+# Others, such as LVIS with its partial annotations, need their own rules.
+_EVALUATED_AS_COCO = {"coco", "coco_panoptic_seg", "pascal_voc"}
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_dir: str | None = None
+) -> DatasetEvaluator:
+    """The evaluator of one test set: COCO AP for detections, average recall for proposals.
+
+    With TEST.SHOW_DIR, every evaluated image is also written there with its detections painted in.
+
+    Args:
+        cfg (CfgNode): the config of the run.
+        dataset_name (str): a registered data set. Those of DATASETS.COCO_FORMAT are evaluated on
+            their cleaned annotations, all others as Detectron2's COCOEvaluator does it.
+        output_dir (str or None): folder for the results, by default OUTPUT_DIR/inference. When
+            there are several test sets, each has a folder of its own in it, as in SHOW_DIR.
+
+    Raises:
+        ValueError: if the data set is of a kind that COCO's rules are wrong for.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
+    if evaluator_type not in _EVALUATED_AS_COCO:
+        raise ValueError(
+            f"The data set {dataset_name} is to be evaluated by the rules of '{evaluator_type}'. "
+            f"Only {sorted(_EVALUATED_AS_COCO)} are evaluated here, all by COCO's rules; use "
+            "Detectron2's own evaluator for it."
+        )
+    output_dir = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
+    evaluators = [
+        OfficialCOCOEvaluator(
+            dataset_name,
+            output_dir=_folder_of(cfg, output_dir, dataset_name),
+            ground_truth=_cleaned_ground_truth(dataset_name),
+            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
+    ]
+    if cfg.TEST.SHOW_DIR:
+        show_dir = _folder_of(cfg, cfg.TEST.SHOW_DIR, dataset_name)
+        evaluators.append(PaintedImagesEvaluator(dataset_name, show_dir))
+    return DatasetEvaluators(evaluators)
+
+
+def _folder_of(cfg: CfgNode, folder: str, dataset_name: str) -> str:
+    return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder
+
+
+def _cleaned_ground_truth(dataset_name: str) -> dict | None:
+    dataset = DatasetCatalog[dataset_name]
+    return dataset.read() if isinstance(dataset, CocoFormatDataset) else None

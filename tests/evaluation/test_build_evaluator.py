@@ -1,0 +1,197 @@
+"""What build_evaluator's evaluators compute and write, on small data sets in COCO format."""
+
+import json
+import math
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import Boxes, Instances
+
+from anchor_heads import get_cfg
+from anchor_heads.data.coco_format import register_coco_format
+from anchor_heads.evaluation import build_evaluator
+
+IMAGE_SIZE = (100, 120)  # height, width
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An image folder with two images of the same name, in two sub-folders."""
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        image = np.full((*IMAGE_SIZE, 3), 128, np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / name / "1.png"), image)
+    return tmp_path
+
+
+@pytest.fixture
+def forget():
+    """Forgets the data sets that a test registers."""
+    before = set(DatasetCatalog)
+    yield
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+def write_json(folder, annotations, categories=(7, 3)):
+    height, width = IMAGE_SIZE
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{name}/1.png", "height": height, "width": width}
+            for i, name in enumerate("ab", start=1)
+        ],
+        "categories": [{"id": i, "name": f"class_{i}"} for i in categories],
+    }
+    if annotations is not None:
+        content["annotations"] = [
+            {"image_id": image, "category_id": category, "bbox": box}
+            for image, category, box in annotations
+        ]
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def config(folder, json_file, *test_sets):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(folder / "output")
+    cfg.DATASETS.TEST = test_sets
+    cfg.DATASETS.COCO_FORMAT = [[name, json_file, str(folder / "images")] for name in test_sets]
+    register_coco_format(cfg)
+    return cfg
+
+
+def detections(boxes, classes, scores=None):
+    return Instances(
+        IMAGE_SIZE,
+        pred_boxes=Boxes(torch.tensor(boxes).float().reshape(-1, 4)),
+        scores=torch.ones(len(boxes)) if scores is None else torch.tensor(scores),
+        pred_classes=torch.tensor(classes, dtype=torch.long),
+    )
+
+
+def evaluate(evaluator, dataset_name, outputs):
+    """``outputs`` by image id, as a model would give them for the data set's images."""
+    evaluator.reset()
+    for record in DatasetCatalog.get(dataset_name):
+        evaluator.process([record], [outputs[record["image_id"]]])
+    return evaluator.evaluate()
+
+
+# Medium and small; without id, iscrowd and area; the last has no height.
+OBJECTS = [(1, 7, [10, 10, 40, 40]), (2, 3, [60, 60, 20, 20]), (2, 3, [5, 5, 10, 0])]
+
+
+@pytest.mark.usefixtures("forget")
+def test_ap_is_on_the_cleaned_annotations(folder):
+    cfg = config(folder, write_json(folder, OBJECTS), "own")
+    outputs = {
+        1: {"instances": detections([[10, 10, 50, 50]], [1])},  # category 7
+        2: {"instances": detections([[60, 60, 80, 80]], [0])},  # category 3
+    }
+    result = evaluate(build_evaluator(cfg, "own"), "own", outputs)["bbox"]
+    assert result["AP"] == pytest.approx(100)
+    assert result["AP-class_3"] == result["AP-class_7"] == pytest.approx(100)
+    assert result["APs"] == result["APm"] == pytest.approx(100) and math.isnan(result["APl"])
+    written = json.loads((folder / "output/inference/coco_instances_results.json").read_text())
+    assert [(x["image_id"], x["category_id"]) for x in written] == [(1, 7), (2, 3)]
+    assert written[0]["bbox"] == [10, 10, 40, 40]
+
+
+@pytest.mark.usefixtures("forget")
+def test_no_detection_at_all_is_ap_0(folder):
+    cfg = config(folder, write_json(folder, OBJECTS), "own")
+    nothing = {"instances": detections([], [])}
+    result = evaluate(build_evaluator(cfg, "own"), "own", {1: nothing, 2: nothing})["bbox"]
+    assert result["AP"] == result["AP50"] == result["APs"] == result["AP-class_3"] == 0
+    assert math.isnan(result["APl"])  # no such object
+
+
+@pytest.mark.usefixtures("forget")
+def test_images_without_any_object(folder):
+    cfg = config(folder, write_json(folder, []), "own")
+    outputs = dict.fromkeys((1, 2), {"instances": detections([[0, 0, 9, 9]], [0])})
+    result = evaluate(build_evaluator(cfg, "own"), "own", outputs)["bbox"]
+    assert all(math.isnan(value) for value in result.values())
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("own", [True, False], ids=["COCO_FORMAT", "registered by Detectron2"])
+def test_without_public_annotations_results_are_written(folder, own):
+    json_file = write_json(folder, annotations=None)
+    cfg = config(folder, json_file, *(["test_set"] if own else []))
+    if not own:
+        register_coco_instances("test_set", {}, json_file, str(folder / "images"))
+        DatasetCatalog.get("test_set")  # fills the metadata, as building a loader does
+    outputs = dict.fromkeys((1, 2), {"instances": detections([[0, 0, 9, 9]], [0], [0.5])})
+    assert evaluate(build_evaluator(cfg, "test_set"), "test_set", outputs) == {}
+    written = json.loads((folder / "output/inference/coco_instances_results.json").read_text())
+    expected = {"category_id": 3, "bbox": [0, 0, 9, 9], "score": 0.5}
+    assert written == [{"image_id": i, **expected} for i in (1, 2)]
+
+
+@pytest.mark.usefixtures("forget")
+def test_proposals_have_recall_and_are_written(folder):
+    cfg = config(folder, write_json(folder, OBJECTS), "own")
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    boxes = {1: [[10.0, 10.0, 50.0, 50.0]], 2: []}
+    outputs = {
+        i: {
+            "proposals": Instances(
+                IMAGE_SIZE,
+                proposal_boxes=Boxes(torch.tensor(x).reshape(-1, 4)),
+                objectness_logits=torch.zeros(len(x)),
+            )
+        }
+        for i, x in boxes.items()
+    }
+    result = evaluate(build_evaluator(cfg, "own"), "own", outputs)["box_proposals"]
+    assert [result[f"AR@{limit}"] for limit in (100, 300, 1000)] == [50, 50, 50]
+    assert (result["ARs@100"], result["ARm@100"]) == (0, 100)
+
+    with open(folder / "output/inference/box_proposals.pkl", "rb") as f:
+        written = pickle.load(f)
+    assert written["ids"] == [1, 2] and written["bbox_mode"] == 0
+    assert [x.tolist() for x in written["boxes"]] == [boxes[1], boxes[2]]
+    assert [x.tolist() for x in written["objectness_logits"]] == [[0], []]
+
+
+@pytest.mark.usefixtures("forget")
+def test_each_of_several_test_sets_has_its_own_folder(folder):
+    cfg = config(folder, write_json(folder, OBJECTS), "first", "second")
+    cfg.TEST.SHOW_DIR = str(folder / "show")
+    outputs = dict.fromkeys((1, 2), {"instances": detections([[0, 0, 9, 9]], [0])})
+    for name in cfg.DATASETS.TEST:
+        evaluate(build_evaluator(cfg, name, str(folder / "other")), name, outputs)
+        assert (folder / "other" / name / "coco_instances_results.json").exists()
+        assert (folder / "show" / name / "a" / "1.png").exists()
+
+
+@pytest.mark.usefixtures("forget")
+def test_show_dir_has_every_image_with_its_detections(folder):
+    cfg = config(folder, write_json(folder, OBJECTS), "own")
+    cfg.TEST.SHOW_DIR = str(folder / "show")
+    outputs = {
+        1: {"instances": detections([[10, 10, 50, 50]], [1], [0.9])},
+        2: {"instances": detections([[10, 10, 50, 50]], [1], [0.1])},
+    }
+    result = evaluate(build_evaluator(cfg, "own"), "own", outputs)
+    assert list(result) == ["bbox"]
+    painted, plain = (cv2.imread(str(folder / "show" / name / "1.png")) for name in "ab")
+    assert np.ptp(painted) > 100
+    assert (plain == 128).all()  # its only detection is too weak to be painted
+
+
+@pytest.mark.usefixtures("forget")
+def test_data_sets_with_rules_of_their_own_are_refused(folder):
+    cfg = config(folder, write_json(folder, OBJECTS), "own")
+    MetadataCatalog.pop("own")
+    MetadataCatalog.get("own").evaluator_type = "lvis"
+    with pytest.raises(ValueError, match="own is to be evaluated by the rules of 'lvis'"):
+        build_evaluator(cfg, "own")
