@@ -16,6 +16,9 @@ def add_run_config(cfg: CfgNode) -> None:
     # Data sets of one's own: a list of (name, COCO annotation file, image folder). The names can
     # then be used in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []
+    # "SGD" with SOLVER.MOMENTUM, as all published models, or "AdamW", which learns faster from
+    # scratch.
+    cfg.SOLVER.OPTIMIZER = "SGD"
     # Folder for every evaluated image with its detections painted in. "" = paint nothing.
     cfg.TEST.SHOW_DIR = ""
     # Evaluate NMS recall as well: how many objects the model still finds after NMS (FreeAnchor

@@ -49,9 +49,7 @@ def make_model(name, device):
     )
     if name == "RetinaNet":
         return RetinaNet(**common).to(device)
-    loss = FreeAnchorLoss(
-        cfg, box2box_transform=transform, smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA
-    )
+    loss = FreeAnchorLoss(cfg, box2box_transform=transform, smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA)
     return FreeAnchorRetinaNet(free_anchor_loss=loss, **common).to(device)
 
 
@@ -153,8 +151,9 @@ def main():
         f"One image of {height}x{width}, 80 classes, {args.device}, {args.threads} threads, "
         f"torch {torch.__version__}; medians of {args.repeats} pairs.\n"
     )
-    print("| objects | FreeAnchor s | RetinaNet s | ratio (quartiles) | FreeAnchor MB | RetinaNet MB |")
-    print("|---|---|---|---|---|---|")
+    columns = ("objects", "FreeAnchor s", "RetinaNet s", "ratio (quartiles)")
+    columns += ("FreeAnchor MB", "RetinaNet MB")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for n in args.objects:
         ours, theirs, (low, median, high) = compare_times(args, n)
         memory = [peak_memory(name, args, n) for name in ("FreeAnchor", "RetinaNet")]

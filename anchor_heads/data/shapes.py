@@ -26,11 +26,11 @@ ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width
 MIN_SIDE, MAX_SIDE = 12, 90  # pixels
 MAX_OBJECTS = 8
 MIN_VISIBLE = 0.65  # share of an object's pixels that later objects leave uncovered
-MIN_CONTRAST = 60  # difference to the ground in at least one colour channel, of 255
+MIN_CONTRAST = 80  # difference to the ground in at least one colour channel, of 255
 
 SPLITS = ("train", "val")
 DESCRIPTION = "anchor_heads shapes"
-VERSION = "1"  # to be raised when the drawing changes: sets of another version are made anew
+VERSION = "2"  # to be raised when the drawing changes: sets of another version are made anew
 JPEG_QUALITY = 90
 PLACEMENT_TRIES = 20
 
@@ -75,7 +75,7 @@ def draw_image(rng: np.random.RandomState) -> tuple[np.ndarray, list]:
         with 1 to 8 objects in the order of painting, in whole pixels.
     """
     width, height = IMAGE_SIZES[rng.randint(len(IMAGE_SIZES))]
-    image = rng.uniform(30, 225, 3) + _texture(rng, width, height, {64: 30, 16: 14, 4: 8, 1: 6})
+    image = rng.uniform(30, 225, 3) + _texture(rng, width, height, {64: 20, 16: 12, 4: 8, 1: 6})
     _draw_clutter(rng, image)
 
     objects, sizes = [], []
@@ -121,8 +121,7 @@ def _random_object(rng, width, height):
     label = rng.randint(len(CLASSES))
     ratio = ASPECT_RATIOS[rng.randint(len(ASPECT_RATIOS))]
     longest_short_side = MAX_SIDE / max(ratio, 1 / ratio)
-    # log-uniform: as many objects between 12 and 24 pixels as between 24 and 48
-    short_side = int(MIN_SIDE * (longest_short_side / MIN_SIDE) ** rng.uniform())
+    short_side = rng.randint(MIN_SIDE, int(longest_short_side) + 1)
     w, h = int(short_side * max(1, 1 / ratio)), int(short_side * max(1, ratio))
     x, y = rng.randint(width - w + 1), rng.randint(height - h + 1)
     return label, x, y, w, h, coverage(CLASSES[label], w, h, upside_down=rng.randint(2) == 1)
@@ -155,11 +154,11 @@ def _texture(rng, width, height, amplitudes):
 def _draw_clutter(rng, image):
     """Draw strokes and crosses of random colours on ``image``, in place."""
     height, width = image.shape[:2]
-    for _ in range(rng.randint(4, 13)):
+    for _ in range(rng.randint(7)):
         centre = np.array([rng.randint(width), rng.randint(height)])
-        angle, length = rng.uniform(0, np.pi), rng.uniform(6, 40)
+        angle, length = rng.uniform(0, np.pi), rng.uniform(4, 20)
         arm = length * np.array([np.cos(angle), np.sin(angle)])
-        colour, thickness = rng.uniform(0, 255, 3).tolist(), rng.randint(1, 6)
+        colour, thickness = rng.uniform(0, 255, 3).tolist(), rng.randint(1, 4)
         arms = (arm, arm[::-1] * (1, -1)) if rng.randint(2) else (arm,)
         for arm in arms:
             ends = [np.rint(centre + sign * arm).astype(int).tolist() for sign in (-1, 1)]

@@ -68,7 +68,9 @@ def shift_resized(instances: Instances, input_size: tuple[int, int]) -> None:
         instances (Instances): detections, resized from ``input_size`` to their image size.
         input_size (tuple[int, int]): height and width of the model's input.
     """
-    ratio_y, ratio_x = (out / inp for out, inp in zip(instances.image_size, input_size, strict=True))
+    ratio_y, ratio_x = (
+        out / inp for out, inp in zip(instances.image_size, input_size, strict=True)
+    )
     boxes = instances.pred_boxes.tensor
     boxes[:, 2] += 1 - ratio_x
     boxes[:, 3] += 1 - ratio_y

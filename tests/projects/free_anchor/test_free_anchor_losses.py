@@ -4,7 +4,6 @@ import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
-from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from published import NUM_CLASSES, STRIDES, Published
 

@@ -79,7 +79,9 @@ def test_losses_are_the_one_class_likelihood():
     objects = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[0.0, 0, 8, 8]])))
     labels, boxes = generator.label_and_sample_anchors(anchors, [objects])
     with EventStorage():
-        losses = generator.losses(anchors, [torch.zeros(1, 2)], labels, [torch.zeros(1, 2, 4)], boxes)
+        losses = generator.losses(
+            anchors, [torch.zeros(1, 2)], labels, [torch.zeros(1, 2, 4)], boxes
+        )
     # Probabilities 1/2 and 0 in the bag: odds (1 + 0) / 2. One of two anchors is background.
     assert losses["loss_rpn_positive"].item() == pytest.approx(0.5 * math.log(3), rel=1e-4)
     expected = 0.5 * 0.25 * math.log(2) / 50
