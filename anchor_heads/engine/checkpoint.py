@@ -1,0 +1,60 @@
+"""Checkpoints that are either complete or not there."""
+
+import os
+from contextlib import contextmanager
+from urllib.parse import urlparse
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+
+
+class AtomicCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, safe against a run that is killed while it writes.
+
+    The checkpoint, and ``last_checkpoint`` which names it, each take their place at once when they
+    are complete, so a killed run always leaves a checkpoint that it can go on from.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.path_manager = _AtomicWrites(self.path_manager)
+
+    def load(self, path, *args, **kwargs):
+        """Same as Detectron2's.
+
+        Raises:
+            FileNotFoundError: if there is no such file on the main process.
+        """
+        file = urlparse(path)._replace(query="").geturl()
+        is_local = file and "://" not in file
+        if is_local and comm.is_main_process() and not os.path.isfile(file):
+            raise FileNotFoundError(
+                f"There is no file {os.path.abspath(file)} to load weights from. It is named by "
+                "MODEL.WEIGHTS, or with --resume by last_checkpoint in OUTPUT_DIR."
+            )
+        return super().load(path, *args, **kwargs)
+
+
+class _AtomicWrites:
+    """A path manager whose files get their name when they are written completely."""
+
+    def __init__(self, path_manager):
+        self._path_manager = path_manager
+
+    def __getattr__(self, name):
+        return getattr(self._path_manager, name)
+
+    def open(self, path, mode="r", **kwargs):
+        is_local_write = "w" in mode and "://" not in path
+        open_ = _open_and_rename if is_local_write else self._path_manager.open
+        return open_(path, mode, **kwargs)
+
+
+@contextmanager
+def _open_and_rename(path, mode, **kwargs):
+    part = f"{path}.part"
+    with open(part, mode, **kwargs) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
