@@ -76,9 +76,9 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg, start_iter, seed)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name, output_dir=None):
+    def build_evaluator(cls, cfg, dataset_name):
         """See :func:`anchor_heads.evaluation.build_evaluator`."""
-        return build_evaluator(cfg, dataset_name, output_dir)
+        return build_evaluator(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks; beside its evaluation, the other evaluations and pictures."""
@@ -134,9 +134,7 @@ class Trainer(DefaultTrainer):
         results = {name: {} for name in cfg.DATASETS.TEST}
         for name, found in results.items():
             if cfg.TEST.AUG.ENABLED:
-                evaluator = cls.build_evaluator(
-                    cfg, name, os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-                )
+                evaluator = cls.build_evaluator(_in_folders_of_tta(cfg), name)
                 loader = build_tta_test_loader(cfg, name)
                 augmented = inference_on_dataset(build_tta(cfg, model), loader, evaluator)
                 found |= {f"{task}_TTA": metrics for task, metrics in augmented.items()}
@@ -178,6 +176,16 @@ def _for_all_processes(model: nn.Module) -> nn.Module:
     is_cpu = next(model.parameters()).device.type == "cpu"
     device_ids = {"device_ids": None} if is_cpu else {}
     return create_ddp_model(model, broadcast_buffers=False, **device_ids)
+
+
+def _in_folders_of_tta(cfg: CfgNode) -> CfgNode:
+    """The config with folders of their own for the results of test-time augmentation."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+    if cfg.TEST.SHOW_DIR:
+        cfg.TEST.SHOW_DIR = os.path.join(cfg.TEST.SHOW_DIR, "TTA")
+    return cfg
 
 
 def _write_results(results: dict, output_dir: str, iteration: int) -> None:
