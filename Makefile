@@ -50,6 +50,7 @@ clean: ## remove .venv, builds and caches; datasets/ and output/ stay
 # The annotations of the last split: they are written after everything else.
 datasets/shapes/val.json: anchor_heads/data/shapes.py | venv
 	$(PY) -m anchor_heads.data.shapes datasets/shapes
+	@touch $@
 
 # Says all that is missing, before anything is downloaded.
 check-machine:

@@ -21,8 +21,8 @@ def add_run_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Folder for every evaluated image with its detections painted in. "" = paint nothing.
     cfg.TEST.SHOW_DIR = ""
-    # Evaluate NMS recall as well: how many objects the model still finds after NMS (FreeAnchor
-    # paper, section 4.3). For one-stage models.
+    # Evaluate NMS recall as well: how many objects the model still finds after NMS, as the
+    # FreeAnchor paper defines it. For one-stage models.
     cfg.TEST.NMS_RECALL = False
 
 

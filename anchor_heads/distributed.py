@@ -1,9 +1,9 @@
-"""Arithmetic over the processes of a run."""
+"""What concerns the several processes of a run."""
 
 import torch
 import torch.distributed
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def loss_normalizer(count: int, device: torch.device) -> Tensor:
@@ -24,3 +24,8 @@ def loss_normalizer(count: int, device: torch.device) -> Tensor:
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
     return total.clamp(min=1) / comm.get_world_size()
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself where it is wrapped for distributed training, else ``model``."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

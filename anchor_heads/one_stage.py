@@ -5,13 +5,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from anchor_heads.distributed import unwrap
+
 # An IoU never exceeds 1, so NMS at this threshold removes nothing.
 _NMS_OFF = 2.0
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself where it is wrapped for distributed training, else ``model``."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 @contextmanager

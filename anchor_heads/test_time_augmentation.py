@@ -10,7 +10,8 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from anchor_heads.one_stage import candidates_before_nms, unwrap
+from anchor_heads.distributed import unwrap
+from anchor_heads.one_stage import candidates_before_nms
 
 
 def build_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -298,6 +298,15 @@ def test_evaluating_without_training(tmp_path, make_config):
     assert "bbox/AP" in EventAccumulator(str(tmp_path / "new")).Reload().Tags()["scalars"]
 
 
+@pytest.mark.parametrize(
+    "model,key", [("GeneralizedRCNN", "TEST.NMS_RECALL"), ("ProposalNetwork", "TEST.AUG.ENABLED")]
+)
+def test_an_impossible_evaluation_is_refused_before_training(make_config, model, key):
+    config = make_config(model, key, True, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
+    with loggers_as_before(), pytest.raises((TypeError, ValueError), match="one-stage model"):
+        Trainer(setup(arguments(config)))
+
+
 def test_evaluating_several_data_sets(tmp_path, make_config):
     write_data_set(tmp_path / "second", num_images=3)
     config = Path(make_config("FreeAnchorRetinaNet", "TEST.NMS_RECALL", True))

@@ -7,7 +7,8 @@ from detectron2.layers import batched_nms
 from torch.nn.parallel import DistributedDataParallel
 
 from anchor_heads import model_zoo
-from anchor_heads.one_stage import candidates_before_nms, unwrap
+from anchor_heads.distributed import unwrap
+from anchor_heads.one_stage import candidates_before_nms
 
 SETTINGS = ("test_topk_candidates", "test_nms_thresh", "max_detections_per_image")
 

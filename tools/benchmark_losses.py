@@ -2,14 +2,14 @@
 
 Both losses get the same random predictions, shaped like those for one image on a ResNet-FPN:
 levels P3 to P7, nine anchors per location. Times are taken in turn in one process; memory is
-the peak of a fresh process above what it held before its first loss.
+the peak of a fresh process above what it held before its first loss (on the CPU read from /proc,
+so on Linux only).
 
     python tools/benchmark_losses.py [--device cuda] [--objects 10 100 500]
 """
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -25,7 +25,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from anchor_heads import model_zoo
-from anchor_heads.projects.free_anchor.losses import FreeAnchorLoss
+from anchor_heads.projects.free_anchor.likelihood import FreeAnchorLoss
 from anchor_heads.projects.free_anchor.retinanet import FreeAnchorRetinaNet
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -49,7 +49,12 @@ def make_model(name, device):
     )
     if name == "RetinaNet":
         return RetinaNet(**common).to(device)
-    loss = FreeAnchorLoss(cfg, box2box_transform=transform, smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA)
+    loss = FreeAnchorLoss(
+        cfg,
+        box2box_transform=transform,
+        smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA,
+        box_reg_loss_type=node.BBOX_REG_LOSS_TYPE,
+    )
     return FreeAnchorRetinaNet(free_anchor_loss=loss, **common).to(device)
 
 
@@ -88,9 +93,10 @@ def synchronize(device):
         torch.cuda.synchronize()
 
 
-def resident_bytes():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def resident_kilobytes(field):
+    """VmRSS, what this process holds now, or VmHWM, the most that it held since the last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure_memory(name, args, num_objects, result):
@@ -100,14 +106,13 @@ def measure_memory(name, args, num_objects, result):
     model = make_model(name, device)
     inputs = make_inputs(*args.image_size, num_objects, model.num_classes, device)
     cuda = device.type == "cuda"
-    before = torch.cuda.memory_allocated() if cuda else resident_bytes()
+    if not cuda:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which a child inherits
+    before = torch.cuda.memory_allocated() if cuda else resident_kilobytes("VmRSS") * 1024
     with EventStorage():
         for _ in range(3):
             step(model, *inputs)
-    if cuda:
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if cuda else resident_kilobytes("VmHWM") * 1024
     result.value = (peak - before) / 1e6
 
 

@@ -7,7 +7,7 @@ its place by counting through the indices of the batches before k, without readi
 import itertools
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_train_loader(
-    cfg: CfgNode, start_iter: int = 0, seed: int | None = None
+    cfg: CfgNode, start_iter: int = 0, seed: int | None = None, mapper: Callable | None = None
 ) -> Iterable[list[dict]]:
     """An endless loader of this process's part of the batches of DATASETS.TRAIN.
 
@@ -35,6 +35,8 @@ def build_train_loader(
         start_iter (int): the number of batches to leave out, those of earlier iterations.
         seed (int or None): decides the order of images, the same in every process. Default:
             cfg.SEED, or a random number when that is negative.
+        mapper (callable or None): makes the model's input of a data set dict. Default:
+            Detectron2's DatasetMapper.
 
     Returns:
         iterable[list[dict]]: each list has SOLVER.IMS_PER_BATCH / number of processes images, as
@@ -45,7 +47,7 @@ def build_train_loader(
             because their sizes are not known.
     """
     seed = run_seed(cfg) if seed is None else seed
-    parts = _parts(cfg, seed)
+    parts = _parts(cfg, seed, mapper)
     dataset = parts["dataset"]
     if isinstance(dataset, IterableDataset):
         logger.warning("DATASETS.TRAIN is a stream without indices: a resumed run starts it anew.")
@@ -130,14 +132,14 @@ def run_seed(cfg: CfgNode) -> int:
     return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
-def _parts(cfg: CfgNode, seed: int) -> dict:
+def _parts(cfg: CfgNode, seed: int, mapper: Callable | None) -> dict:
     """The arguments that Detectron2 makes of the config for its own loader."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SEED = seed
     # Samplers that do not know cfg.SEED draw a seed of their own from numpy.
     seed_rng(seed)
-    return build_detection_train_loader.from_config(cfg)
+    return build_detection_train_loader.from_config(cfg, mapper=mapper)
 
 
 def _images_per_process(batch_size: int) -> int:

@@ -17,12 +17,13 @@ from torch import nn
 
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.loader import build_train_loader, run_seed
+from anchor_heads.distributed import unwrap
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.engine.hooks import PicturesInTraining
 from anchor_heads.engine.optimizer import build_optimizer
 from anchor_heads.engine.train_step import NonFiniteError, TrainStep
 from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator
-from anchor_heads.one_stage import candidates_before_nms, unwrap
+from anchor_heads.one_stage import candidates_before_nms
 from anchor_heads.test_time_augmentation import build_tta, build_tta_test_loader
 
 
@@ -52,6 +53,7 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
 
         model = self.build_model(cfg)
+        self.check_test_more(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = TrainStep(
@@ -146,6 +148,19 @@ class Trainer(DefaultTrainer):
         return results if len(results) != 1 else next(iter(results.values()))
 
     @classmethod
+    def check_test_more(cls, cfg: CfgNode, model: nn.Module) -> None:
+        """Raise at once what :meth:`test_more` would raise after the training.
+
+        Raises:
+            TypeError, ValueError: if the config asks for an evaluation that the model cannot have.
+        """
+        if cfg.TEST.AUG.ENABLED:
+            build_tta(cfg, model)
+        if cfg.TEST.NMS_RECALL:
+            with candidates_before_nms(model):
+                pass
+
+    @classmethod
     def evaluate(cls, cfg: CfgNode, resume: bool = False) -> dict:
         """Evaluate without training: build the model, load its weights, run all evaluations.
 
@@ -160,6 +175,7 @@ class Trainer(DefaultTrainer):
         """
         check_datasets(cfg, train=False)
         model = cls.build_model(cfg)
+        cls.check_test_more(cfg, model)
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
         checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         results = cls.test(cfg, model)

@@ -14,11 +14,11 @@ def add_config(cfg: CfgNode) -> None:
     node.BOX_LOSS_WEIGHT = 0.75
     # Share of the positive (bag) term in the loss; the negative term has the rest.
     node.ALPHA = 0.5
-    # Exponent of the focal modulation of the negative term.
+    # Exponent of the focal modulation of the negative term, above 0.
     node.GAMMA = 2.0
     # Objectness that the RPN head starts from (the detector's is MODEL.RETINANET.PRIOR_PROB).
     node.RPN_PRIOR_PROB = 0.02
-    # Anchors, clipping and resizing as the published code has them, with its "+1" box widths. For
-    # exactly the published detections from published weights; makes no difference worth having
-    # otherwise.
+    # For the detector: anchors, clipping and resizing as the published code has them, with its "+1"
+    # box widths. For exactly the published detections from published weights; makes no difference
+    # worth having otherwise. Detections of test-time augmentation are resized as ever.
     node.LEGACY_BOXES = False

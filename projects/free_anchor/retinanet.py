@@ -5,7 +5,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes
 
 from . import legacy
-from .losses import FreeAnchorLoss
+from .likelihood import FreeAnchorLoss
 
 
 @META_ARCH_REGISTRY.register()
@@ -21,7 +21,8 @@ class FreeAnchorRetinaNet(RetinaNet):
         """
         Args:
             free_anchor_loss (FreeAnchorLoss): the loss.
-            legacy_boxes (bool): clip and resize boxes as the published code does.
+            legacy_boxes (bool): clip and resize boxes as the published code does. Its anchors,
+                rounded to pixels, are up to ``anchor_generator``.
             kwargs: see :class:`RetinaNet`. ``anchor_matcher``, the focal loss and the box loss
                 arguments have no effect.
         """
@@ -41,6 +42,7 @@ class FreeAnchorRetinaNet(RetinaNet):
                 cfg,
                 box2box_transform=ret["box2box_transform"],
                 smooth_l1_beta=cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA,
+                box_reg_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE,
             ),
             "legacy_boxes": cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES,
         }
@@ -63,8 +65,12 @@ class FreeAnchorRetinaNet(RetinaNet):
         )
         return {"loss_positive": loss_positive, "loss_negative": loss_negative}
 
-    def _decode_per_level_predictions(self, *args):
-        results = super()._decode_per_level_predictions(*args)
+    def _decode_per_level_predictions(
+        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
+    ):
+        results = super()._decode_per_level_predictions(
+            anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
+        )
         if self.legacy_boxes:
             legacy.clip(results.pred_boxes, results.image_size)
         return results

@@ -1,3 +1,4 @@
+import logging
 import math
 
 import torch
@@ -7,7 +8,9 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes
 from torch import nn
 
-from .losses import FreeAnchorLoss
+from .likelihood import FreeAnchorLoss
+
+logger = logging.getLogger(__name__)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -36,6 +39,17 @@ class FreeAnchorRPN(RPN):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        if cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES:
+            raise ValueError(
+                "MODEL.FREE_ANCHOR.LEGACY_BOXES is for FreeAnchorRetinaNet: there are no published "
+                "weights of a FreeAnchorRPN. Set it to False."
+            )
+        if tuple(cfg.MODEL.RPN.BBOX_REG_WEIGHTS) == (1.0, 1.0, 1.0, 1.0):
+            logger.warning(
+                "MODEL.RPN.BBOX_REG_WEIGHTS are RPN's (1, 1, 1, 1): to FreeAnchorRPN boxes far off "
+                "then look good. Its configs have (10, 10, 5, 5), with MODEL.RPN.SMOOTH_L1_BETA "
+                "0.11."
+            )
         ret = super().from_config(cfg, input_shape)
         weight = cfg.MODEL.RPN.LOSS_WEIGHT
         return {
@@ -45,6 +59,7 @@ class FreeAnchorRPN(RPN):
                 cfg,
                 box2box_transform=ret["box2box_transform"],
                 smooth_l1_beta=cfg.MODEL.RPN.SMOOTH_L1_BETA,
+                box_reg_loss_type=cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE,
             ),
             "prior_prob": cfg.MODEL.FREE_ANCHOR.RPN_PRIOR_PROB,
             "loss_weight": {"loss_rpn_positive": weight, "loss_rpn_negative": weight},

@@ -16,7 +16,7 @@ from anchor_heads.matching import pairwise_iou_chunks
 
 @torch.no_grad()
 def anchor_bags(gt_boxes: Tensor, anchors: Tensor, bag_size: int) -> Tensor:
-    """The bag of candidate anchors of each object: those that overlap it most (section 3.3).
+    """The bag of candidate anchors of each object: those that overlap it most.
 
     Args:
         gt_boxes (Tensor): (M, 4).
@@ -40,7 +40,7 @@ def localization_probability(
     """Probability that an anchor's predicted box localises some object of a class.
 
     For one object it rises linearly with the IoU of the predicted box, from 0 at ``iou_thresh``
-    to 1 at the best IoU that any box reaches (``Saturated linear`` of section 3.3); over the
+    to 1 at the best IoU that any box reaches (the paper's Saturated linear function); over the
     objects of one class the maximum counts. It is 0 for all but a few pairs of anchor and class:
     those few are returned.
 

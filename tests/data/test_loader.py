@@ -94,6 +94,12 @@ def test_augmentations_depend_neither_on_workers_nor_on_the_start(make_cfg):
                 assert torch.equal(image["image"], other["image"])
 
 
+def test_a_mapper_of_ones_own(make_cfg):
+    batches = build_train_loader(make_cfg(), seed=0, mapper=lambda record: record["image_id"])
+    first = next(iter(batches))
+    assert first == [x["image_id"] for x in next(iter(build_train_loader(make_cfg(), seed=0)))]
+
+
 def test_processes_share_the_images_of_one_process(make_cfg, monkeypatch):
     cfg = make_cfg("SOLVER.IMS_PER_BATCH", 4, "DATALOADER.ASPECT_RATIO_GROUPING", False)
     cfg.INPUT.MIN_SIZE_TRAIN = (32, 40, 48, 56, 64)

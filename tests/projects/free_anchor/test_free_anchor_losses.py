@@ -6,14 +6,12 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.utils.events import EventStorage
 from published import NUM_CLASSES, STRIDES, Published
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from anchor_heads import matching
 from anchor_heads.projects.free_anchor.legacy import cell_anchors
-from anchor_heads.projects.free_anchor.losses import (
-    FreeAnchorLoss,
-    log1mexp,
-    negative_loss,
-    positive_bag_loss,
-)
+from anchor_heads.projects.free_anchor.likelihood import FreeAnchorLoss
+from anchor_heads.projects.free_anchor.losses import log1mexp, negative_loss, positive_bag_loss
 
 PUBLISHED_LOSS = dict(
     box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)), smooth_l1_beta=0.11
@@ -73,10 +71,8 @@ def test_losses_and_gradients_are_the_published_ones(published, case):
         torch.testing.assert_close(loss.detach(), expected, rtol=1e-4, atol=1e-5)
     for kind, grads in (("logits", grad_logits), ("deltas", grad_deltas)):
         for level, grad in enumerate(grads):
-            key = f"{case}/grad_{kind}/{level}"
-            if key in published.arrays:
-                expected = published.channels(key)
-                torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
+            expected = published.channels(f"{case}/grad_{kind}/{level}")
+            torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
 
 
 def naive_loss(anchors, logits, deltas, boxes, classes):
@@ -137,13 +133,20 @@ def test_saturated_logits_give_the_value_of_float64(published, case):
         assert published.tensor("saturated/loss/loss_retina_negative") > negative + 0.5
 
 
-@pytest.mark.parametrize("value", [-100.0, -30.0, 0.0, 30.0, 100.0])
-@pytest.mark.parametrize("far", [False, True])
-def test_finite_for_extreme_logits_and_boxes(published, value, far):
+EXTREMES = {
+    "all -100": lambda x: torch.full_like(x, -100.0),
+    "all 30": lambda x: torch.full_like(x, 30.0),
+    "all 100": lambda x: torch.full_like(x, 100.0),
+    "some -100, some 100": lambda x: torch.randn_like(x).sign() * 100,
+}
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e4])
+def test_finite_for_extreme_logits_and_boxes(published, extreme, offset):
     logits, deltas, boxes, classes = inputs(published, "crafted")
-    logits = [torch.full_like(x, value) for x in logits]
-    if far:
-        deltas = [torch.full_like(x, 1e4) for x in deltas]
+    logits = [EXTREMES[extreme](x) for x in logits]
+    deltas = [x + offset * torch.randn_like(x) for x in deltas]
     losses, grad_logits, grad_deltas, _ = run(logits, deltas, boxes, classes)
     assert all(loss.isfinite() for loss in losses)
     assert all(grad.isfinite().all() for grad in grad_logits + grad_deltas)
@@ -170,6 +173,31 @@ def test_any_number_of_objects(published, num_objects):
     assert storage.latest()["free_anchor/num_objects"][0] == num_objects
 
 
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many entries the largest tensor had that any operation made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = [x for x in (out if isinstance(out, (list, tuple)) else [out])]
+        sizes = [x.numel() for x in made if isinstance(x, torch.Tensor)]
+        self.entries = max([self.entries, *sizes])
+        return out
+
+
+def test_no_tensor_grows_as_objects_times_anchors(published, monkeypatch):
+    monkeypatch.setitem(matching.CHUNK_ENTRIES, "cpu", 2**16)
+    logits, deltas, _, _ = inputs(published, "crafted")
+    corner = torch.rand(400, 2) * torch.tensor([120.0, 90.0])
+    boxes = [torch.cat([corner, corner + 16], dim=1)] * 2
+    with LargestTensor() as largest:
+        run(logits, deltas, boxes, [torch.randint(NUM_CLASSES, (400,))] * 2)
+    num_anchors = 3852
+    # The bags' box targets, 2 x 400 x 50 x 4, are the largest; 400 x 3852 is ten times that.
+    assert largest.entries <= 2 * 400 * 50 * 4 < 400 * num_anchors / 9
+
+
 def test_fewer_anchors_than_the_bag_holds():
     anchors = torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16]])
     logits = torch.zeros(1, 3, 2, requires_grad=True)
@@ -186,9 +214,10 @@ def test_fewer_anchors_than_the_bag_holds():
     assert deltas.grad.isfinite().all()
 
 
-def test_bag_size_below_one_is_refused():
-    with pytest.raises(ValueError, match="BAG_SIZE is 0"):
-        FreeAnchorLoss(**PUBLISHED_LOSS, bag_size=0)
+@pytest.mark.parametrize("key,value", [("bag_size", 0), ("gamma", 0.0)])
+def test_settings_without_meaning_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"{key.upper()} is {value}"):
+        FreeAnchorLoss(**PUBLISHED_LOSS, **{key: value})
 
 
 def test_bfloat16_predictions_are_computed_in_float32(published):

@@ -6,7 +6,7 @@ from detectron2.utils.analysis import find_unused_parameters
 from detectron2.utils.events import EventStorage
 from published import NUM_CLASSES, Published
 
-from anchor_heads import get_cfg, model_zoo
+from anchor_heads import model_zoo
 
 LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 
@@ -27,19 +27,18 @@ def model():
     return build_model(published_cfg()).eval()
 
 
-def load_head(model, published):
-    """The published head's weights, anchors reordered."""
+def head_arrays(published, prefix):
+    """The published head's weights or gradients under Detectron2's names, anchors reordered."""
     names = {"cls_tower": "cls_subnet", "bbox_tower": "bbox_subnet", "cls_logits": "cls_score"}
-    state = {}
+    arrays = {}
     for key in published.arrays.files:
-        if key.startswith("sd/"):
-            module, _, rest = key[3:].partition(".")
+        if key.startswith(f"{prefix}/"):
+            module, _, rest = key.removeprefix(f"{prefix}/").partition(".")
             value = published.tensor(key)
             if module in ("cls_logits", "bbox_pred"):
                 value = value.view(3, 3, -1, *value.shape[1:]).transpose(0, 1).flatten(0, 2)
-            state[f"{names.get(module, module)}.{rest}"] = value
-    state = {k.replace("bbox_tower", "bbox_subnet"): v for k, v in state.items()}
-    model.head.load_state_dict(state)
+            arrays[f"{names.get(module, module)}.{rest}"] = value
+    return arrays
 
 
 def targets(published):
@@ -58,7 +57,7 @@ def targets(published):
 
 def test_head_losses_gradients_and_detections_are_the_published_ones(model):
     published = Published("head_forward")
-    load_head(model, published)
+    model.head.load_state_dict(head_arrays(published, "sd"))
     features = [published.tensor(f"feat/{i}").requires_grad_() for i in range(5)]
     logits, deltas = model.head(features)
     for i in range(5):
@@ -79,6 +78,9 @@ def test_head_losses_gradients_and_detections_are_the_published_ones(model):
     for i in range(5):
         expected = published.tensor(f"grad_feat/{i}")
         torch.testing.assert_close(features[i].grad, expected, rtol=1e-4, atol=1e-5)
+    for name, expected in head_arrays(published, "grad_param").items():
+        grad = model.head.get_parameter(name).grad
+        torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
 
     sizes = [x.image_size for x in instances]
     images = ImageList(torch.zeros(2, 3, 128, 160), sizes)
@@ -120,7 +122,7 @@ def test_an_image_with_nothing_in_it_has_no_detection(model):
     assert len(result) == 0
 
 
-def tiny_cfg(**nodes):
+def tiny_cfg():
     cfg = published_cfg()
     cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES = False
     return cfg
@@ -172,28 +174,24 @@ def test_state_dict_is_that_of_retinanet():
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 
-def test_batch_of_two_sizes_is_two_single_images():
+def test_larger_image_of_a_batch_does_not_know_of_its_neighbour():
     model = build_model(tiny_cfg()).eval()
     model.test_score_thresh = 0.0
     batch = [image_with(1, 96), image_with(1, 64)]
     with torch.no_grad():
-        together = model(batch)
-        alone = [model([x])[0] for x in batch]
-    # The larger image is padded by nothing: its result must not know of its neighbour.
-    torch.testing.assert_close(
-        together[0]["instances"].pred_boxes.tensor, alone[0]["instances"].pred_boxes.tensor
-    )
+        together, alone = model(batch)[0]["instances"], model(batch[:1])[0]["instances"]
+    assert len(alone) == 100
+    torch.testing.assert_close(together.pred_boxes.tensor, alone.pred_boxes.tensor)
 
 
-def test_legacy_boxes_are_resized_by_their_last_pixel(model):
+def test_legacy_boxes_are_resized_by_their_last_pixel():
+    model = build_model(published_cfg()).eval()
+    model.test_score_thresh = 0.0
     x = image_with(0)
     with torch.no_grad():
         same = model([x])[0]["instances"]
         double = model([{**x, "height": 192, "width": 192}])[0]["instances"]
+    assert len(same) == 100
     expected = same.pred_boxes.tensor * 2
     expected[:, 2:] -= 1
     torch.testing.assert_close(double.pred_boxes.tensor, expected)
-
-
-def test_default_config_knows_the_method():
-    assert get_cfg().MODEL.FREE_ANCHOR.BAG_SIZE == 50

@@ -47,7 +47,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("objects", [(2, 3), (0, 2)])
+@pytest.mark.parametrize("objects", [(2, 3), (0, 2), (0, 0)])
 def test_trains_and_predicts_in_every_model_with_a_proposal_generator(name, objects):
     model = build_model(tiny_cfg(**MODELS[name])).train()
     batch = [image_with(n) for n in objects]
@@ -86,6 +86,27 @@ def test_losses_are_the_one_class_likelihood():
     assert losses["loss_rpn_positive"].item() == pytest.approx(0.5 * math.log(3), rel=1e-4)
     expected = 0.5 * 0.25 * math.log(2) / 50
     assert losses["loss_rpn_negative"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_step_under_bfloat16_autocast():
+    model = build_model(tiny_cfg("ProposalNetwork")).train()
+    batch = [image_with(3), image_with(0)]
+    with EventStorage():
+        exact = sum(model(batch).values())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = sum(model(batch).values())
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+def test_settings_that_would_have_no_effect_are_refused():
+    cfg = tiny_cfg("ProposalNetwork")
+    cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES = True
+    with pytest.raises(ValueError, match="LEGACY_BOXES is for FreeAnchorRetinaNet"):
+        build_model(cfg)
+    cfg = tiny_cfg("ProposalNetwork")
+    cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE = "giou"
+    with pytest.raises(ValueError, match="'giou'.* Write smooth_l1"):
+        build_model(cfg)
 
 
 def test_loss_weight_is_that_of_the_rpn():

@@ -1,0 +1,159 @@
+"""FreeAnchor's loss: what :mod:`targets` asks for, judged by :mod:`losses`, over a batch.
+
+Shape shorthand in this module:
+
+    N: number of images in the batch
+    M: number of objects in the batch
+    R: number of anchors of one image, over all levels
+    K: number of classes
+    B: number of anchors in a bag
+"""
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.utils.events import get_event_storage
+from fvcore.nn import smooth_l1_loss
+from torch import Tensor, nn
+
+from anchor_heads.distributed import loss_normalizer
+
+from .losses import negative_loss, positive_bag_loss
+from .targets import anchor_bags, localization_probability
+
+
+class FreeAnchorLoss(nn.Module):
+    """The detection-customised likelihood as a loss with two terms, for any dense head.
+
+    It is computed in float32 also under mixed precision.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        box2box_transform: Box2BoxTransform,
+        smooth_l1_beta: float,
+        bag_size: int = 50,
+        box_iou_thresh: float = 0.6,
+        box_loss_weight: float = 0.75,
+        alpha: float = 0.5,
+        gamma: float = 2.0,
+    ):
+        """
+        Args:
+            box2box_transform (Box2BoxTransform): anchors and deltas to boxes.
+            smooth_l1_beta (float): where the box loss turns from quadratic to linear.
+            bag_size, box_iou_thresh, box_loss_weight, alpha, gamma: the keys of
+                ``MODEL.FREE_ANCHOR`` of the same names.
+
+        Raises:
+            ValueError: if ``bag_size`` or ``gamma`` is too small.
+        """
+        super().__init__()
+        if bag_size < 1:
+            raise ValueError(f"MODEL.FREE_ANCHOR.BAG_SIZE is {bag_size}; it must be 1 or more.")
+        if gamma <= 0:
+            raise ValueError(f"MODEL.FREE_ANCHOR.GAMMA is {gamma}; it must be above 0.")
+        self.box2box_transform = box2box_transform
+        self.smooth_l1_beta = smooth_l1_beta
+        self.bag_size = bag_size
+        self.box_iou_thresh = box_iou_thresh
+        self.box_loss_weight = box_loss_weight
+        self.alpha = alpha
+        self.gamma = gamma
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg,
+        *,
+        box2box_transform: Box2BoxTransform,
+        smooth_l1_beta: float,
+        box_reg_loss_type: str,
+    ):
+        if box_reg_loss_type != "smooth_l1":
+            raise ValueError(
+                f"BBOX_REG_LOSS_TYPE is {box_reg_loss_type!r}, but FreeAnchor's localisation "
+                "likelihood is made of smooth_l1. Write smooth_l1."
+            )
+        node = cfg.MODEL.FREE_ANCHOR
+        return {
+            "box2box_transform": box2box_transform,
+            "smooth_l1_beta": smooth_l1_beta,
+            "bag_size": node.BAG_SIZE,
+            "box_iou_thresh": node.BOX_IOU_THRESH,
+            "box_loss_weight": node.BOX_LOSS_WEIGHT,
+            "alpha": node.ALPHA,
+            "gamma": node.GAMMA,
+        }
+
+    def forward(
+        self,
+        anchors: Tensor,
+        pred_logits: Tensor,
+        pred_deltas: Tensor,
+        gt_boxes: list[Tensor],
+        gt_classes: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            anchors (Tensor): (R, 4).
+            pred_logits (Tensor): (N, R, K).
+            pred_deltas (Tensor): (N, R, 4).
+            gt_boxes (list[Tensor]): N tensors (objects of the image, 4).
+            gt_classes (list[Tensor]): N tensors (objects of the image,) int64 in [0, K).
+
+        Returns:
+            Tensor: scalar, the positive loss: every object should have an anchor that fits.
+            Tensor: scalar, the negative loss: every other anchor should be background.
+        """
+        with torch.autocast(pred_logits.device.type, enabled=False):
+            logits, deltas = pred_logits.float(), pred_deltas.float()
+            bag_losses = self._bag_losses(anchors, logits, deltas, gt_boxes, gt_classes)
+            index, localized = self._localized(anchors, logits, deltas, gt_boxes, gt_classes)
+            background_loss = negative_loss(logits, index, localized, self.gamma)
+
+        num_objects, device = len(bag_losses), logits.device
+        storage = get_event_storage()
+        storage.put_scalar("free_anchor/num_objects", num_objects / len(logits))
+        storage.put_scalar("free_anchor/num_localized", len(index) / len(logits))
+        if num_objects:
+            storage.put_scalar("free_anchor/bag_probability", (-bag_losses).exp().mean().item())
+
+        positive = bag_losses.sum() / loss_normalizer(num_objects, device)
+        negative = background_loss / loss_normalizer(self.bag_size * num_objects, device)
+        return self.alpha * positive, (1 - self.alpha) * negative
+
+    def _bag_losses(self, anchors, logits, deltas, gt_boxes, gt_classes) -> Tensor:
+        """(M,) losses of the objects of the batch; arguments as in :meth:`forward`."""
+        num_anchors = len(anchors)
+        bags = [anchor_bags(boxes, anchors, self.bag_size) for boxes in gt_boxes]
+        # Indices into the (N x R) anchors of the batch, (M, B).
+        chosen = torch.cat([bag + i * num_anchors for i, bag in enumerate(bags)])
+        classes = torch.cat(gt_classes)[:, None]
+        objects = torch.cat(gt_boxes)[:, None].expand(-1, chosen.shape[1], -1)
+
+        targets = self.box2box_transform.get_deltas(
+            anchors[torch.cat(bags)].flatten(0, 1), objects.flatten(0, 1)
+        ).view_as(objects)
+        box_loss = smooth_l1_loss(
+            deltas.flatten(0, 1)[chosen], targets, self.smooth_l1_beta, reduction="none"
+        ).sum(dim=2)
+        # P(a detects b) = P(class) * P(box)
+        log_p_class = F.logsigmoid(logits.flatten(0, 1)[chosen, classes])
+        return positive_bag_loss(log_p_class - self.box_loss_weight * box_loss)
+
+    @torch.no_grad()
+    def _localized(self, anchors, logits, deltas, gt_boxes, gt_classes) -> tuple[Tensor, Tensor]:
+        """:func:`localization_probability` of the whole batch; arguments as in :meth:`forward`."""
+        index, probability = [], []
+        for i, (boxes, classes) in enumerate(zip(gt_boxes, gt_classes, strict=True)):
+            pred_boxes = self.box2box_transform.apply_deltas(deltas[i], anchors)
+            where, value = localization_probability(
+                boxes, classes, pred_boxes, logits.shape[2], self.box_iou_thresh
+            )
+            index.append(where + i * logits[i].numel())
+            probability.append(value)
+        return torch.cat(index), torch.cat(probability)
