@@ -14,7 +14,7 @@ from detectron2.utils.visualizer import Visualizer
 MIN_SHORT_SIDE = 320
 MAX_LONG_SIDE = 1333
 # What is painted of an image's detections: more would hide the image.
-SCORE_THRESHOLD = 0.3
+SCORE_THRESHOLD = 0.5
 MAX_DETECTIONS = 100
 MAX_PROPOSALS = 30
 
