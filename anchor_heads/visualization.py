@@ -155,12 +155,15 @@ def _paint(image, boxes, labels, classes, masks=None) -> np.ndarray:
     palette = colormap(rgb=True, maximum=1)
     colors = [palette[i % len(palette)] for i in classes]
     visualizer = Visualizer(image[:, :, ::-1], scale=scale)
-    for box, color in zip(boxes, colors, strict=True):  # overlay_instances draws them faintly
-        visualizer.draw_box(box, alpha=1.0, edge_color=color)
-    painted = visualizer.overlay_instances(
-        boxes=boxes, labels=labels, masks=masks, assigned_colors=colors
-    )
-    return np.ascontiguousarray(painted.get_image()[:, :, ::-1])
+    for i in reversed(range(len(boxes))):  # the first, which is the best detection, on top
+        visualizer.draw_box(boxes[i], alpha=1.0, edge_color=colors[i])  # below it is drawn faintly
+        visualizer.overlay_instances(
+            boxes=boxes[i : i + 1],
+            labels=labels and labels[i : i + 1],
+            masks=masks and masks[i : i + 1],
+            assigned_colors=colors[i : i + 1],
+        )
+    return np.ascontiguousarray(visualizer.output.get_image()[:, :, ::-1])
 
 
 def _names(classes: Sequence[int], metadata) -> list[str]:

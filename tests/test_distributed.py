@@ -45,7 +45,6 @@ def config(tmp_path):
     # order, it has batches without an object.
     write_data_set(tmp_path, empty=(1, 4, 5, 6, 8, 9, 10))
     overrides = ["SOLVER.MAX_ITER", STEPS, "SOLVER.IMS_PER_BATCH", 4]
-    overrides += ["DATALOADER.ASPECT_RATIO_GROUPING", False]
     return write_config(tmp_path, overrides=overrides)
 
 

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset, build_detection_train_loader
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,9 @@ def build_train_loader(
 
     Batches do not depend on the number of loader workers, and neither do random augmentations,
     which are drawn from the seed and the place of the image in the stream. Process r of n takes
-    every n-th image from the r-th on, so that n processes see the images of one process with the
-    whole batch (with DATALOADER.ASPECT_RATIO_GROUPING, each groups its own images).
+    every n-th image of each batch from the r-th on, so that n processes together see the batches
+    of one process. With DATALOADER.ASPECT_RATIO_GROUPING too: where Detectron2 groups the images
+    of each process, here the whole batch is of one kind.
 
     Args:
         cfg (CfgNode): the config; its keys mean what they mean for Detectron2's loader.
@@ -54,8 +55,8 @@ def build_train_loader(
         return build_detection_train_loader(**parts)
 
     batches = ResumableBatches(
-        parts["sampler"],
-        _images_per_process(parts["total_batch_size"]),
+        _of_all_processes(parts["sampler"]),
+        _divisible(parts["total_batch_size"]),
         groups=_is_wide(dataset) if parts["aspect_ratio_grouping"] else None,
         start=start_iter,
     )
@@ -70,35 +71,36 @@ def build_train_loader(
 
 
 class ResumableBatches:
-    """Batches of (index, place) of one process: which image, and its place in the whole stream."""
+    """This process's parts of the batches, as (index, place): which image, and its place in the
+    stream."""
 
     def __init__(
         self,
-        sampler: Iterable[int],
+        indices: Iterable[int],
         batch_size: int,
         groups: Sequence[bool] | None = None,
         start: int = 0,
     ):
         """
         Args:
-            sampler (iterable[int]): one of Detectron2's samplers. Each time it is iterated over, it
-                must give the same endless indices, of which process r of n gets every n-th.
-            batch_size (int): the number of images of this process in a batch.
+            indices (iterable[int]): the endless stream of all processes. It must be the same each
+                time it is iterated over.
+            batch_size (int): the number of images in a batch, of all processes together.
             groups (sequence[bool] or None): if given, a batch only has images with the same value.
             start (int): the number of batches to leave out.
         """
-        self.sampler = sampler
+        self.indices = indices
         self.batch_size = batch_size
         self.groups = groups
         self.start = start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return itertools.islice(self._batches(), self.start, None)
+        for batch in itertools.islice(self._batches(), self.start, None):
+            yield batch[comm.get_rank() :: comm.get_world_size()]
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        places = itertools.count(comm.get_rank(), comm.get_world_size())
         waiting = {False: [], True: []}
-        for index, place in zip(self.sampler, places, strict=False):
+        for place, index in enumerate(self.indices):
             batch = waiting[self.groups[index] if self.groups else False]
             batch.append((index, place))
             if len(batch) == self.batch_size:
@@ -142,14 +144,20 @@ def _parts(cfg: CfgNode, seed: int, mapper: Callable | None) -> dict:
     return build_detection_train_loader.from_config(cfg, mapper=mapper)
 
 
-def _images_per_process(batch_size: int) -> int:
-    images, rest = divmod(batch_size, comm.get_world_size())
-    if rest or not images:
+def _of_all_processes(sampler: Sampler) -> Sampler:
+    """Let one of Detectron2's samplers give its whole stream, not this process's part of it."""
+    sampler._rank, sampler._world_size = 0, 1
+    return sampler
+
+
+def _divisible(batch_size: int) -> int:
+    """The batch size, if it can be divided among the processes."""
+    if batch_size < 1 or batch_size % comm.get_world_size():
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH is {batch_size}, which cannot be divided among "
             f"{comm.get_world_size()} processes."
         )
-    return images
+    return batch_size
 
 
 def _is_wide(dataset: Sequence[dict]) -> list[bool]:

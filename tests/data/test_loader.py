@@ -100,8 +100,9 @@ def test_a_mapper_of_ones_own(make_cfg):
     assert first == [x["image_id"] for x in next(iter(build_train_loader(make_cfg(), seed=0)))]
 
 
-def test_processes_share_the_images_of_one_process(make_cfg, monkeypatch):
-    cfg = make_cfg("SOLVER.IMS_PER_BATCH", 4, "DATALOADER.ASPECT_RATIO_GROUPING", False)
+@pytest.mark.parametrize("grouping", [True, False])
+def test_processes_share_the_batches_of_one_process(make_cfg, monkeypatch, grouping):
+    cfg = make_cfg("SOLVER.IMS_PER_BATCH", 4, "DATALOADER.ASPECT_RATIO_GROUPING", grouping)
     cfg.INPUT.MIN_SIZE_TRAIN = (32, 40, 48, 56, 64)
     whole = read(cfg)
     parts = []
