@@ -18,7 +18,7 @@ CONFIGS = {"anchor_heads.configs": "configs"}
 setup(
     name="anchor-heads",
     version=VERSION[1],
-    description="Guided Anchoring, FreeAnchor and Dynamic Anchor for Detectron2",
+    description="Learned anchor strategies for Detectron2",
     author="The anchor_heads authors",
     license="Apache-2.0",
     python_requires=">=3.10",

@@ -14,19 +14,17 @@ from anchor_heads.evaluation.painted_images import PaintedImagesEvaluator
 _EVALUATED_AS_COCO = {"coco", "coco_panoptic_seg", "pascal_voc"}
 
 
-def build_evaluator(
-    cfg: CfgNode, dataset_name: str, output_dir: str | None = None
-) -> DatasetEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator of one test set: COCO AP for detections, average recall for proposals.
 
-    With TEST.SHOW_DIR, every evaluated image is also written there with its detections painted in.
+    Results are written to OUTPUT_DIR/inference. With TEST.SHOW_DIR, every evaluated image is also
+    written there with its detections painted in. When there are several test sets, each has a
+    folder of its own in both.
 
     Args:
         cfg (CfgNode): the config of the run.
         dataset_name (str): a registered data set. Those of DATASETS.COCO_FORMAT are evaluated on
             their cleaned annotations, all others as Detectron2's COCOEvaluator does it.
-        output_dir (str or None): folder for the results, by default OUTPUT_DIR/inference. When
-            there are several test sets, each has a folder of its own in it, as in SHOW_DIR.
 
     Raises:
         ValueError: if the data set is of a kind that COCO's rules are wrong for.
@@ -38,7 +36,7 @@ def build_evaluator(
             f"Only {sorted(_EVALUATED_AS_COCO)} are evaluated here, all by COCO's rules; use "
             "Detectron2's own evaluator for it."
         )
-    output_dir = output_dir or os.path.join(cfg.OUTPUT_DIR, "inference")
+    output_dir = os.path.join(cfg.OUTPUT_DIR, "inference")
     evaluators = [
         OfficialCOCOEvaluator(
             dataset_name,

@@ -168,8 +168,8 @@ def test_each_of_several_test_sets_has_its_own_folder(folder):
     cfg.TEST.SHOW_DIR = str(folder / "show")
     outputs = dict.fromkeys((1, 2), {"instances": detections([[0, 0, 9, 9]], [0])})
     for name in cfg.DATASETS.TEST:
-        evaluate(build_evaluator(cfg, name, str(folder / "other")), name, outputs)
-        assert (folder / "other" / name / "coco_instances_results.json").exists()
+        evaluate(build_evaluator(cfg, name), name, outputs)
+        assert (folder / "output/inference" / name / "coco_instances_results.json").exists()
         assert (folder / "show" / name / "a" / "1.png").exists()
 
 

@@ -1,0 +1,162 @@
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from anchor_heads.data.checks import check_datasets
+
+BCCD = Path(__file__).resolve().parents[3] / "shared" / "data" / "bccd"
+
+
+def test_good_data_sets_pass(coco, save, config):
+    save(coco), save(coco, "test")
+    coco["images"].append({"id": 6, "file_name": "empty.jpg", "width": 9, "height": 9})
+    save(coco, "own")
+    check_datasets(config(train=["own"], test=["test"]))
+    images = DatasetCatalog.get("own")
+    assert [len(image["annotations"]) for image in images] == [1, 2, 0]
+
+
+def test_unknown_name(coco, save, config):
+    save(coco)
+    cfg = config(train=["own", "mine"], listed=["own"])
+    with pytest.raises(ValueError) as error:
+        check_datasets(cfg)
+    assert "DATASETS.TRAIN: there is no data set 'mine'" in str(error.value)
+    assert "(now: own)" in str(error.value)
+    assert '("mine", "path/to/annotations.json", "path/to/images")' in str(error.value)
+
+
+@pytest.mark.parametrize("train, key", [(True, "DATASETS.TRAIN"), (False, "DATASETS.TEST")])
+def test_no_data_set_at_all(config, train, key):
+    with pytest.raises(ValueError, match=f"{key} is empty"):
+        check_datasets(config(), train=train)
+
+
+def test_missing_annotation_file(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'own': there is no annotation file .*own\.json"):
+        check_datasets(config(train=["own"]))
+
+
+def test_evaluation_does_not_need_the_training_set(coco, save, config):
+    save(coco, "test")
+    cfg = config(train=["absent"], test=["test"])
+    check_datasets(cfg, train=False)
+    with pytest.raises(FileNotFoundError, match="'absent'"):
+        check_datasets(cfg, train=True)
+
+
+def test_missing_images(coco, save, config, tmp_path):
+    json_file = save(coco)
+    (tmp_path / "images" / "sub" / "three.jpg").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        check_datasets(config(test=["own"]), train=False)
+    first = tmp_path / "images" / "sub" / "three.jpg"
+    assert f"{json_file}: 1 of 2 images have no file, first: {first}" in str(error.value)
+
+
+def test_missing_image_folder(coco, save, config, tmp_path):
+    save(coco, images=False)
+    with pytest.raises(FileNotFoundError, match=f"'own': there is no image folder {tmp_path}"):
+        check_datasets(config(train=["own"]))
+
+
+@pytest.mark.parametrize(
+    "architecture, key",
+    [
+        ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
+        ("FreeAnchorRetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
+        ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("PanopticFPN", "MODEL.ROI_HEADS.NUM_CLASSES"),
+    ],
+)
+def test_number_of_classes(coco, save, config, architecture, key):
+    save(coco)
+    cfg = config(train=["own"], classes=80, architecture=architecture)
+    with pytest.raises(ValueError) as error:
+        check_datasets(cfg)
+    assert str(error.value) == (
+        f"{key} is 80, but data set 'own' has 3 classes (a, b, c). Write {key} 3"
+    )
+    cfg.merge_from_list([key, 3])
+    check_datasets(cfg)
+
+
+def test_models_without_classes_take_any_number(coco, save, config):
+    save(coco)
+    coco["categories"].append({"id": 1, "name": "d"})
+    save(coco, "test")
+    check_datasets(config(train=["own"], test=["test"], architecture="ProposalNetwork"))
+
+
+def test_training_and_test_set_have_the_same_classes(coco, save, config):
+    save(coco)
+    coco["categories"][0]["name"] = "z"
+    save(coco, "test")
+    message = "'own' and 'test' have different classes: .*index 2 .* is 'c' in 'own' and 'z'"
+    with pytest.raises(ValueError, match=message):
+        check_datasets(config(train=["own"], test=["test"]))
+
+
+def test_nothing_to_train_on(coco, save, config):
+    coco["annotations"] = [{**coco["annotations"][0], "iscrowd": 1}]
+    save(coco)
+    cfg = config(train=["own"])
+    with pytest.raises(ValueError, match="'own' has no object to train on"):
+        check_datasets(cfg)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    check_datasets(cfg)
+
+
+def test_sets_without_annotations_are_for_testing_only(coco, save, config):
+    del coco["annotations"]
+    save(coco)
+    check_datasets(config(test=["own"]), train=False)
+    with pytest.raises(ValueError, match="file of data set 'own' has no 'annotations'"):
+        check_datasets(config(train=["own"]))
+
+
+def test_a_mask_model_needs_masks(coco, save, config):
+    coco["annotations"][0]["segmentation"] = [[0, 0, 9, 0, 9, 9]]
+    save(coco)
+    cfg = config(train=["own"])
+    cfg.MODEL.MASK_ON = True
+    message = "2 of 3 objects of data set 'own' have no segmentation, first: annotation 8 of image"
+    with pytest.raises(ValueError, match=message):
+        check_datasets(cfg)
+
+
+def test_data_sets_registered_in_code(config, tmp_path):
+    """Detectron2's own ones, too: checked by their metadata, without loading them."""
+    DatasetCatalog.register("in_code", lambda: pytest.fail("loaded"))
+    metadata = MetadataCatalog.get("in_code")
+    metadata.set(json_file=str(tmp_path / "a.json"), thing_classes=["a", "b"])
+    cfg = config(train=["in_code"], test=["in_code"], listed=[], classes=2)
+    with pytest.raises(FileNotFoundError, match=r"a\.json does not exist.* DETECTRON2_DATASETS"):
+        check_datasets(cfg)
+    (tmp_path / "a.json").write_text("")
+    check_datasets(cfg)
+    cfg.MODEL.RETINANET.NUM_CLASSES = 3
+    with pytest.raises(ValueError, match="NUM_CLASSES is 3, but data set 'in_code' has 2 classes"):
+        check_datasets(cfg)
+
+
+def test_cocos_test_set_has_coco_classes(config):
+    cfg = config(test=["coco_2017_test-dev"], listed=[], classes=3)
+    with pytest.raises((ValueError, FileNotFoundError), match="80 classes|DETECTRON2_DATASETS"):
+        check_datasets(cfg, train=False)
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD data set is not here")
+def test_bccd(config, warnings_of):
+    cfg = config(train=["bccd_train"], test=["bccd_val", "bccd_test"])
+    cfg.DATASETS.COCO_FORMAT = [
+        (f"bccd_{split}", str(BCCD / f"{split}.json"), str(BCCD / "images"))
+        for split in ("train", "val", "test")
+    ]
+    check_datasets(cfg)
+    sizes = [len(DatasetCatalog.get(f"bccd_{split}")) for split in ("train", "val", "test")]
+    assert sizes == [205, 87, 72]
+    assert MetadataCatalog.get("bccd_train").thing_classes == ["RBC", "WBC", "Platelets"]
+    dropped = [text for text in warnings_of() if "boxes dropped (no width or height)" in text]
+    assert sum(int(text.split(": ")[1].split()[0]) for text in dropped) == 2
