@@ -1,12 +1,16 @@
-"""Overlap of objects with anchors, in memory that does not grow with their product.
+"""Overlap of objects with anchors, and matching by it, in memory that does not grow with objects
+times anchors.
 
 Shape shorthand in this module:
 
     M: number of objects in one image
     R: number of anchors of one image, over all levels
+    A: number of boxes that stand for one anchor
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,3 +45,106 @@ def pairwise_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slic
         overlap = width.clamp_(min=0).mul_(height.clamp_(min=0))
         union = (object_area[:, None] + area).sub_(overlap)
         yield chunk, overlap.div_(union)
+
+
+class Match(NamedTuple):
+    """Which object each anchor is to learn."""
+
+    objects: Tensor
+    """(R,) int64, an index of an object. Undefined for those not labelled 1."""
+    labels: Tensor
+    """(R,) int8: 1 = the anchor learns its object, 0 = background, -1 = ignored."""
+    best_iou: Tensor
+    """(M,) float32, the highest IoU that any anchor has with the object."""
+
+
+@torch.no_grad()
+def match_max_iou(
+    objects: Tensor, anchors: Tensor, thresholds: Sequence[float], min_iou: float
+) -> Match:
+    """Match each anchor with the object that it overlaps most.
+
+    Each object also takes all anchors that reach its highest IoU, those of other objects too; of
+    several such objects the last has an anchor. (Detectron2's ``Matcher`` lets these anchors keep
+    the object that they overlap most, and knows no ``min_iou``.)
+
+    Args:
+        objects (Tensor): (M, 4) boxes, M may be 0.
+        anchors (Tensor): (R, 4) boxes; or (R, A, 4), then the best of A boxes counts.
+        thresholds (sequence of float): an anchor whose highest IoU is below the first is
+            background, from the last on it learns; in between it is ignored.
+        min_iou (float): an object takes its best anchors only if their IoU is at least this.
+
+    Returns:
+        Match: without gradient.
+    """
+    best = anchors.new_zeros(len(anchors))  # of each anchor, over the objects so far
+    matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    taken_by = torch.full_like(matched, -1)
+    best_iou = []
+    for chunk, iou in pairwise_iou_chunks(objects, anchors.reshape(-1, 4)):
+        iou = iou.view(len(iou), len(anchors), -1).amax(dim=2)
+        best_here, object_here = iou.max(dim=0)
+        better = best_here > best
+        best[better] = best_here[better]
+        matched[better] = object_here[better] + chunk.start
+
+        best_of_object = iou.amax(dim=1)
+        takes = (iou == best_of_object[:, None]) & (best_of_object >= min_iou)[:, None]
+        taker, taken = takes.nonzero(as_tuple=True)
+        taken_by.scatter_reduce_(0, taken, taker + chunk.start, "amax")
+        best_iou.append(best_of_object)
+
+    labels = torch.full_like(matched, -1, dtype=torch.int8)
+    labels[best < thresholds[0]] = 0
+    labels[best >= thresholds[-1]] = 1
+    labels[taken_by >= 0] = 1
+    return Match(
+        torch.where(taken_by >= 0, taken_by, matched),
+        labels,
+        torch.cat(best_iou) if best_iou else best.new_zeros(0),
+    )
+
+
+def build_max_iou_matcher(
+    thresholds: Sequence[float], labels: Sequence[int], min_iou: float
+) -> Callable[[Tensor, Tensor], Match]:
+    """:func:`match_max_iou` with Detectron2's ``IOU_THRESHOLDS`` and ``IOU_LABELS``.
+
+    Raises:
+        ValueError: if the labels are not [0, 1], or [0, -1, 1] with an ignored band.
+    """
+    if list(labels) != ([0, 1] if len(thresholds) == 1 else [0, -1, 1]):
+        raise ValueError(
+            f"IOU_THRESHOLDS {list(thresholds)} with IOU_LABELS {list(labels)}: this matching "
+            "takes one threshold with the labels [0, 1], or two with [0, -1, 1]."
+        )
+    return partial(match_max_iou, thresholds=tuple(thresholds), min_iou=min_iou)
+
+
+def match_valid(matcher: Callable, objects: Tensor, anchors: Tensor, valid: Tensor) -> Match:
+    """Match objects with some of the anchors only; the others are ignored.
+
+    Args:
+        matcher (callable): takes objects and anchors and returns a :class:`Match`.
+        objects (Tensor): (M, 4) boxes.
+        anchors (Tensor): (R, ...), as the matcher takes them.
+        valid (Tensor): (R,) bool.
+
+    Returns:
+        Match: of all R anchors; those that are not valid are labelled -1.
+    """
+    if valid.all():
+        return matcher(objects, anchors)
+    match = matcher(objects, anchors[valid])
+    matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    labels = torch.full_like(matched, -1, dtype=torch.int8)
+    matched[valid], labels[valid] = match.objects, match.labels
+    return Match(matched, labels, match.best_iou)
+
+
+def matched_boxes(match: Match, objects: Tensor) -> Tensor:
+    """The box of the object of each anchor, (R, 4); undefined for those not labelled 1."""
+    if len(objects) == 0:
+        return objects.new_zeros(len(match.objects), 4)
+    return objects[match.objects]

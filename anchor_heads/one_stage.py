@@ -3,9 +3,14 @@
 import sys
 from contextlib import contextmanager
 
+import torch
+from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from detectron2.structures import Boxes
 from torch import nn
 
+from anchor_heads.box_regression import BoundedBox2BoxTransform
 from anchor_heads.distributed import unwrap
+from anchor_heads.matching import match_valid, matched_boxes
 
 # An IoU never exceeds 1, so NMS at this threshold removes nothing.
 _NMS_OFF = 2.0
@@ -49,3 +54,57 @@ def candidates_before_nms(model: nn.Module, topk_candidates: int | None = None):
     finally:
         for name, value in before.items():
             setattr(model, name, value)
+
+
+class PredictedAnchorDetector(RetinaNet):
+    """A one-stage detector that predicts its anchors, so that each image has its own.
+
+    Box regression, labels and detections of RetinaNet for such anchors; a method adds its head, its
+    losses, and what it does with the anchors of an image.
+    """
+
+    @classmethod
+    def from_config(cls, cfg):
+        ret = super().from_config(cfg)  # its "head" is for the subclass to replace
+        weights = cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS
+        return {**ret, "box2box_transform": BoundedBox2BoxTransform(weights)}
+
+    @torch.no_grad()
+    def label_anchors(self, anchors, gt_instances, valid):
+        """
+        Args:
+            anchors (Tensor): (N, R, 4) anchors of each image, over all levels.
+            gt_instances (list[Instances]): N of them, with "gt_boxes" and "gt_classes".
+            valid (Tensor): (N, R) bool, which anchors may learn.
+
+        Returns:
+            Tensor: (N, R) int64 labels in {-1, 0, ..., K}: -1 = ignored, K = background.
+            Tensor: (N, R, 4) boxes, undefined where the label is no class.
+            Tensor: (objects of all images,) the best IoU that an anchor has with each.
+        """
+        labels, boxes, best_iou = [], [], []
+        for anchors_i, gt, valid_i in zip(anchors, gt_instances, valid, strict=True):
+            usable = valid_i & Boxes(anchors_i).nonempty()
+            match = match_valid(self.anchor_matcher, gt.gt_boxes.tensor, anchors_i, usable)
+            labels_i = torch.full_like(match.objects, self.num_classes)
+            positive = match.labels == 1
+            labels_i[positive] = gt.gt_classes[match.objects[positive]]
+            labels_i[match.labels == -1] = -1
+            labels.append(labels_i)
+            boxes.append(matched_boxes(match, gt.gt_boxes.tensor))
+            best_iou.append(match.best_iou)
+        return torch.stack(labels), torch.stack(boxes), torch.cat(best_iou)
+
+    def _decode_per_level_predictions(
+        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
+    ):
+        """Like RetinaNet's, but the limit is on anchors and not on pairs of anchor and class, and
+        boxes are clipped before NMS: both as published for detectors of this kind."""
+        if len(pred_scores) > topk_candidates:
+            best = pred_scores.amax(dim=1).topk(topk_candidates).indices
+            anchors, pred_scores, pred_deltas = anchors[best], pred_scores[best], pred_deltas[best]
+        results = super()._decode_per_level_predictions(
+            anchors, pred_scores, pred_deltas, score_thresh, sys.maxsize, image_size
+        )
+        results.pred_boxes.clip(image_size)
+        return results

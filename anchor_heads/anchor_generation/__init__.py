@@ -1,0 +1,7 @@
+"""Anchors that a network predicts: squares on a grid, stretched by predicted shapes, and features
+that are made to fit them."""
+
+from .feature_adaption import FeatureAdaption
+from .shaped_anchors import build_square_generator, stretch
+
+__all__ = ["FeatureAdaption", "build_square_generator", "stretch"]

@@ -1,0 +1,46 @@
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anchor_heads.layers import DeformConv, rows_at
+
+
+class FeatureAdaption(nn.Module):
+    """Makes a feature fit the shape of the anchor at each location.
+
+    A 3x3 deformable convolution whose offsets are a linear function of the predicted shape
+    (Guided Anchoring, "anchor-guided feature adaptation"). The shape learns nothing from it.
+    Computed in float32, also under autocast.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, offset_groups: int = 4):
+        """
+        Args:
+            in_channels (int): channels of the feature.
+            out_channels (int): channels of the result.
+            offset_groups (int): parts of the channels that move independently.
+        """
+        super().__init__()
+        self.conv_offset = nn.Conv2d(2, offset_groups * 2 * 9, kernel_size=1, bias=False)
+        self.conv_adaption = DeformConv(in_channels, out_channels, kernel_size=3)
+        nn.init.normal_(self.conv_offset.weight, std=0.1)
+        nn.init.normal_(self.conv_adaption.weight, std=0.01)
+
+    def forward(self, x: Tensor, shape: Tensor) -> Tensor:
+        """
+        Args:
+            x (Tensor): (N, in_channels, H, W).
+            shape (Tensor): (N, 2, H, W), the raw shape prediction.
+
+        Returns:
+            Tensor: (N, out_channels, H, W), not negative.
+        """
+        return F.relu(self.conv_adaption(x, self.conv_offset(shape.detach())))
+
+    def at(self, x: Tensor, shape: Tensor, locations: Tensor) -> Tensor:
+        """What :meth:`forward` has at (n,) locations, indices into the flattened (N, H, W).
+
+        Returns:
+            Tensor: (n, out_channels).
+        """
+        offset = F.linear(rows_at(shape.detach(), locations), self.conv_offset.weight.flatten(1))
+        return F.relu(self.conv_adaption.at(x, offset, locations))

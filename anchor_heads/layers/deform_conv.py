@@ -1,0 +1,174 @@
+"""Deformable convolution on every device, of a whole feature map or at chosen locations only.
+
+Detectron2's has no gradient and one offset group on the CPU, torchvision's has both but takes there
+as long as a dozen plain convolutions. Here the sampling is one weighted ``embedding_bag``, whose
+kernels are fast on the CPU; a whole map on a GPU is left to torchvision.
+
+Shape shorthand in this module:
+
+    N, C, H, W: images, channels, height and width of a feature map
+    G: number of offset groups; a group moves C / G consecutive channels
+    T: number of taps of the kernel, numbered by rows
+    n: number of chosen locations; a location is an index into the flattened (N, H, W)
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from .at_locations import CHUNK_LOCATIONS, rows
+
+
+def deform_conv2d(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Deformable convolution with stride 1 that keeps the size of the map.
+
+    With ``mask`` it is the modulated one (DCNv2). It is computed in float32 under autocast.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        offset (Tensor): (N, G*T*2, H, W), for each group and tap (dy, dx) in cells.
+        weight (Tensor): (C', C, kernel height, kernel width), both odd.
+        bias (Tensor or None): (C',).
+        mask (Tensor or None): (N, G*T, H, W), factors of the taps.
+
+    Returns:
+        Tensor: (N, C', H, W).
+    """
+    if x.is_cuda:
+        padding = [size // 2 for size in weight.shape[2:]]
+        with torch.autocast("cuda", enabled=False):
+            return torchvision.ops.deform_conv2d(
+                *_full_precision(x, offset, weight, bias), padding=padding, mask=mask
+            )
+    n, _, height, width = x.shape
+    out = deform_conv2d_at(
+        x,
+        rows(offset),
+        weight,
+        torch.arange(n * height * width, device=x.device),
+        bias,
+        None if mask is None else rows(mask),
+    )
+    return out.view(n, height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def deform_conv2d_at(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    locations: Tensor,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """:func:`deform_conv2d` at chosen locations only.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        offset (Tensor): (n, G*T*2).
+        weight (Tensor): (C', C, kernel height, kernel width), both odd.
+        locations (Tensor): (n,) int64.
+        bias (Tensor or None): (C',).
+        mask (Tensor or None): (n, G*T).
+
+    Returns:
+        Tensor: (n, C').
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, offset, weight, bias, mask = _full_precision(x, offset, weight, bias, mask)
+        kernel = weight.shape[2:]
+        groups = offset.shape[1] // (2 * math.prod(kernel))
+        # A row per cell and group, so that a sample is a weighted sum of four rows.
+        table = rows(x).reshape(-1, x.shape[1] // groups)
+        matrix = weight.permute(0, 2, 3, 1).flatten(1)
+        out = []
+        for start in range(0, len(locations), CHUNK_LOCATIONS):
+            part = slice(start, start + CHUNK_LOCATIONS)
+            corners, weights = _corners(offset[part], locations[part], x.shape[2:], kernel, groups)
+            if mask is not None:
+                weights = weights * mask[part].view(-1, groups, kernel.numel(), 1).transpose(1, 2)
+            samples = F.embedding_bag(
+                corners.flatten(0, 2), table, per_sample_weights=weights.flatten(0, 2), mode="sum"
+            )
+            out.append(F.linear(samples.view(len(corners), -1), matrix, bias))
+        return torch.cat(out) if out else x.new_zeros(0, len(weight))
+
+
+def _corners(offset, locations, size, kernel, groups) -> tuple[Tensor, Tensor]:
+    """The four cells around each sampled point, and their bilinear weights.
+
+    Returns:
+        Tensor: (n, T, G, 4) int64, rows of the table.
+        Tensor: (n, T, G, 4) weights; 0 for cells outside the map.
+    """
+    height, width = size
+    cell = locations % (height * width)
+    tap = torch.arange(kernel.numel(), device=offset.device)
+    dy, dx = offset.view(len(locations), groups, -1, 2).transpose(1, 2).unbind(3)  # (n, T, G)
+    y = dy + ((cell // width)[:, None] + tap // kernel[1] - kernel[0] // 2)[..., None]
+    x = dx + ((cell % width)[:, None] + tap % kernel[1] - kernel[1] // 2)[..., None]
+    top, left = y.floor(), x.floor()
+    ys, y_weights = _pair(top, y - top, height)
+    xs, x_weights = _pair(left, x - left, width)
+    image = (locations // (height * width))[:, None, None]
+    cells = (image[..., None, None] * height + ys[..., :, None]) * width + xs[..., None, :]
+    group = torch.arange(groups, device=offset.device)
+    weights = y_weights[..., :, None] * x_weights[..., None, :]
+    return (cells * groups + group[:, None, None]).flatten(3), weights.flatten(3)
+
+
+def _pair(first: Tensor, fraction: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: the two cells around a point and their weights, both (n, T, G, 2)."""
+    index = torch.stack([first, first + 1], dim=-1)
+    weights = torch.stack([1 - fraction, fraction], dim=-1)
+    inside = (index >= 0) & (index < size)
+    return index.clamp(0, size - 1).long(), weights * inside
+
+
+def _full_precision(*tensors: Tensor | None) -> list[Tensor | None]:
+    half = (torch.float16, torch.bfloat16)
+    return [x.float() if x is not None and x.dtype in half else x for x in tensors]
+
+
+class DeformConv(nn.Module):
+    """A deformable convolution whose offsets (and mask) are given by the caller.
+
+    Its parameters are ``weight`` and, if wanted, ``bias``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, bias: bool = False
+    ):
+        """
+        Args:
+            in_channels (int): C.
+            out_channels (int): C'.
+            kernel_size (int): odd.
+            bias (bool): whether to add a bias, 0 at first.
+        """
+        super().__init__()
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size is {kernel_size}; it must be odd to keep the map's size."
+            )
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as torch's convolutions
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """See :func:`deform_conv2d`."""
+        return deform_conv2d(x, offset, self.weight, self.bias, mask)
+
+    def at(
+        self, x: Tensor, offset: Tensor, locations: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """See :func:`deform_conv2d_at`."""
+        return deform_conv2d_at(x, offset, self.weight, locations, self.bias, mask)

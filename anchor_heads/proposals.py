@@ -1,0 +1,137 @@
+"""What the proposal generators have in common."""
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.box_regression import _dense_box_regression_loss
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from anchor_heads.box_regression import BoundedBox2BoxTransform
+from anchor_heads.distributed import loss_normalizer
+from anchor_heads.matching import match_valid, matched_boxes
+
+
+class PredictedAnchorRPN(RPN):
+    """A region proposal network that predicts its anchors, so that each image has its own.
+
+    Labels, losses and proposals of RPN for such anchors; a method adds its head and
+    :meth:`forward`.
+
+    Shape shorthand:
+
+        N: number of images
+        R: number of anchors of one image, over all levels
+        Ri: number of anchors of one image on level i
+    """
+
+    # What takes the place of Detectron2's "StandardRPNHead", which knows no predicted anchors.
+    HEAD_NAME: str
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        if cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead":
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.RPN.HEAD_NAME = cls.HEAD_NAME
+        ret = super().from_config(cfg, input_shape)
+        weights = cfg.MODEL.RPN.BBOX_REG_WEIGHTS
+        return {**ret, "box2box_transform": BoundedBox2BoxTransform(weights)}
+
+    @torch.no_grad()
+    def label_and_sample_anchors(self, anchors, gt_instances, valid):
+        """
+        Args:
+            anchors (Tensor): (N, R, 4).
+            gt_instances (list[Instances]): N of them, with "gt_boxes".
+            valid (Tensor): (N, R) bool, which anchors may learn.
+
+        Returns:
+            Tensor: (N, R) labels in {-1, 0, 1}: -1 = ignored or not drawn, 0 = background.
+            Tensor: (N, R, 4) boxes, undefined where the label is not 1.
+            Tensor: (objects of all images,) the best IoU that an anchor has with each.
+        """
+        labels, boxes, best_iou = [], [], []
+        for anchors_i, gt, valid_i in zip(anchors, gt_instances, valid, strict=True):
+            usable = valid_i & Boxes(anchors_i).nonempty()
+            match = match_valid(self.anchor_matcher, gt.gt_boxes.tensor, anchors_i, usable)
+            labels.append(self._subsample_labels(match.labels))
+            boxes.append(matched_boxes(match, gt.gt_boxes.tensor))
+            best_iou.append(match.best_iou)
+        return torch.stack(labels), torch.stack(boxes), torch.cat(best_iou)
+
+    def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        """
+        Args:
+            anchors (Tensor): (N, R, 4).
+            pred_objectness_logits (Tensor): (N, R).
+            gt_labels, gt_boxes (Tensor): see :meth:`label_and_sample_anchors`.
+            pred_anchor_deltas (Tensor): (N, R, 4).
+
+        Returns:
+            dict[str, Tensor]: the scalars "loss_rpn_cls" and "loss_rpn_loc", each divided by the
+            number of anchors drawn, an image's positives and negatives counting at least 1 each.
+        """
+        positive, negative = gt_labels == 1, gt_labels == 0
+        drawn = [kind.sum(dim=1).clamp(min=1).sum().item() for kind in (positive, negative)]
+        storage = get_event_storage()
+        for name, kind in (("pos", positive), ("neg", negative)):
+            storage.put_scalar(f"rpn/num_{name}_anchors", kind.sum().item() / len(kind))
+
+        used = positive | negative
+        losses = {
+            "loss_rpn_cls": F.binary_cross_entropy_with_logits(
+                pred_objectness_logits[used], gt_labels[used].float(), reduction="sum"
+            ),
+            "loss_rpn_loc": _dense_box_regression_loss(
+                [Boxes(anchors[positive])],
+                self.box2box_transform,
+                [pred_anchor_deltas[positive][None]],
+                [gt_boxes[positive]],
+                positive[positive][None],
+                self.box_reg_loss_type,
+                self.smooth_l1_beta,
+            ),
+        }
+        normalizer = loss_normalizer(sum(drawn), anchors.device)
+        return {
+            name: loss / normalizer * self.loss_weight.get(name, 1.0)
+            for name, loss in losses.items()
+        }
+
+    @torch.no_grad()
+    def predict_proposals(
+        self,
+        anchors: list[Tensor],
+        pred_objectness_logits: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """The proposals of one image. Levels may be without anchors, all of them too.
+
+        Args:
+            anchors (list[Tensor]): (Ri, 4) per level.
+            pred_objectness_logits (list[Tensor]): (Ri,) per level.
+            pred_anchor_deltas (list[Tensor]): (Ri, 4) per level.
+            image_size (tuple[int, int]): height and width.
+
+        Returns:
+            Instances: with "proposal_boxes" and "objectness_logits", the best first.
+        """
+        boxes = [
+            self.box2box_transform.apply_deltas(*level)[None]
+            for level in zip(pred_anchor_deltas, anchors, strict=True)
+        ]
+        (proposals,) = find_top_rpn_proposals(
+            boxes,
+            [logits[None] for logits in pred_objectness_logits],
+            [image_size],
+            self.nms_thresh,
+            self.pre_nms_topk[self.training],
+            self.post_nms_topk[self.training],
+            self.min_box_size,
+            self.training,
+        )
+        return proposals

@@ -1,0 +1,179 @@
+"""What Guided Anchoring predicts.
+
+Shape shorthand in this module:
+
+    N: number of images
+    H, W: height and width of a feature level
+    C: channels of a feature
+    K: number of classes
+    n: number of chosen locations; a location is an index into the flattened (N, H, W)
+"""
+
+import math
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
+from torch import Tensor, nn
+
+from anchor_heads.anchor_generation import FeatureAdaption
+from anchor_heads.layers import by_location, conv3x3_at, surroundings
+
+
+class Guide(NamedTuple):
+    """What a level says about its anchors, and the features that will judge them."""
+
+    location: Tensor
+    """(N, 1, H, W) float32 logits of the probability that an anchor is wanted there."""
+    shape: Tensor
+    """(N, 2, H, W) float32, from which the width and height of the anchor follow."""
+    features: tuple[Tensor, ...]
+    """One (N, C, H, W) feature for each prediction, not adapted yet."""
+
+
+class GuidedHead(nn.Module):
+    """What the heads of the proposal generator and of the detector have in common.
+
+    A head first says where anchors are wanted and of which shape: :meth:`forward`. Then it judges
+    the anchors, at all locations (:meth:`predict`) or at some (:meth:`predict_at`).
+    """
+
+    def _add_guide(self, channels: int, prior_prob: float) -> None:
+        self.conv_loc = nn.Conv2d(channels, 1, kernel_size=1)
+        self.conv_shape = nn.Conv2d(channels, 2, kernel_size=1)
+        for layer in (self.conv_loc, self.conv_shape):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.conv_loc.bias, -math.log((1 - prior_prob) / prior_prob))
+
+    def forward(self, features: list[Tensor]) -> list[Guide]:
+        """
+        Args:
+            features (list[Tensor]): a (N, C, H, W) feature per level.
+
+        Returns:
+            list[Guide]: one per level.
+        """
+        raise NotImplementedError
+
+    def predict(self, guide: Guide) -> tuple[Tensor, Tensor]:
+        """
+        Returns:
+            Tensor: (N, H*W, K) float32 logits; K = 1, objectness, in the proposal generator.
+            Tensor: (N, H*W, 4) float32 deltas of boxes.
+        """
+        raise NotImplementedError
+
+    def predict_at(self, guide: Guide, locations: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`predict` has at (n,) locations, computed only as far as needed for that.
+
+        Returns:
+            Tensor: (n, K) float32 logits.
+            Tensor: (n, 4) float32 deltas.
+        """
+        raise NotImplementedError
+
+
+@RPN_HEAD_REGISTRY.register()
+class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
+    """The RPN head with one anchor per location, and what guides it (paper: GA-RPN)."""
+
+    @configurable
+    def __init__(self, *, location_prior_prob: float, **kwargs):
+        """
+        Args:
+            location_prior_prob (float): location probability that training starts from.
+            kwargs: see :class:`StandardRPNHead`.
+        """
+        super().__init__(**kwargs)
+        channels = self.objectness_logits.in_channels
+        self._add_guide(channels, location_prior_prob)
+        self.feature_adaption = FeatureAdaption(channels, channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            **super().from_config(cfg, input_shape),
+            "num_anchors": 1,
+            "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB,
+        }
+
+    def forward(self, features):
+        guides = []
+        for x in features:
+            t = self.conv(x)
+            guides.append(Guide(self.conv_loc(t).float(), self.conv_shape(t).float(), (t,)))
+        return guides
+
+    def predict(self, guide):
+        (t,) = guide.features
+        t = self.feature_adaption(t, guide.shape)
+        return tuple(
+            by_location(layer(t)).float() for layer in (self.objectness_logits, self.anchor_deltas)
+        )
+
+    def predict_at(self, guide, locations):
+        (t,) = guide.features
+        t = self.feature_adaption.at(t, guide.shape, locations)
+        return tuple(
+            F.linear(t, layer.weight.flatten(1), layer.bias).float()
+            for layer in (self.objectness_logits, self.anchor_deltas)
+        )
+
+
+class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
+    """The RetinaNet head with one anchor per location, and what guides it (paper: GA-RetinaNet).
+
+    Location comes from the tower of the classes, shape from that of the boxes.
+    """
+
+    @configurable
+    def __init__(self, *, location_prior_prob: float, **kwargs):
+        """
+        Args:
+            location_prior_prob (float): location probability that training starts from.
+            kwargs: see :class:`RetinaNetHead`.
+        """
+        super().__init__(**kwargs)
+        channels = self.cls_score.in_channels
+        self._add_guide(channels, location_prior_prob)
+        self.feature_adaption_cls = FeatureAdaption(channels, channels)
+        self.feature_adaption_reg = FeatureAdaption(channels, channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            **super().from_config(cfg, input_shape),
+            "num_anchors": 1,
+            "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB,
+        }
+
+    def forward(self, features):
+        guides = []
+        for x in features:
+            t_cls, t_reg = self.cls_subnet(x), self.bbox_subnet(x)
+            location, shape = self.conv_loc(t_cls).float(), self.conv_shape(t_reg).float()
+            guides.append(Guide(location, shape, (t_cls, t_reg)))
+        return guides
+
+    def _branches(self, guide):
+        adaptions = (self.feature_adaption_cls, self.feature_adaption_reg)
+        return zip(guide.features, adaptions, (self.cls_score, self.bbox_pred), strict=True)
+
+    def predict(self, guide):
+        return tuple(
+            by_location(layer(adaption(t, guide.shape))).float()
+            for t, adaption, layer in self._branches(guide)
+        )
+
+    def predict_at(self, guide, locations):
+        n, _, height, width = guide.shape.shape
+        read, neighbours = surroundings(locations, (n, height, width))
+        return tuple(
+            conv3x3_at(
+                adaption.at(t, guide.shape, read), neighbours, layer.weight, layer.bias
+            ).float()
+            for t, adaption, layer in self._branches(guide)
+        )

@@ -1,0 +1,42 @@
+"""Guided anchors for pictures: the location probability, and the best anchors that pass."""
+
+import torch
+from torch import Tensor
+
+from anchor_heads.anchor_inspection import InspectedAnchors, crop_location_maps
+
+from .anchoring import GuidedAnchoring
+from .head import Guide
+
+MAX_ANCHORS = 100
+
+
+def inspect_guided_anchors(
+    guided_anchoring: GuidedAnchoring,
+    guides: list[Guide],
+    levels: list[str],
+    image_size: tuple[int, int],
+) -> InspectedAnchors:
+    """The anchors with the highest location probability, the best first.
+
+    Args:
+        guided_anchoring (GuidedAnchoring): makes the anchors.
+        guides (list[Guide]): one per level, of one image.
+        levels (list[str]): names of the feature maps.
+        image_size (tuple[int, int]): height and width of the image, in pixels.
+    """
+    maps = [guide.location[0, 0].sigmoid() for guide in guides]
+    probability = torch.cat([x.flatten() for x in maps])
+    threshold = guided_anchoring.location_thresh
+    passing = int((probability >= threshold).sum())
+    best = probability.topk(min(passing, MAX_ANCHORS)).indices
+    anchors: Tensor = torch.cat(guided_anchoring.anchors(guides), dim=1)[0]
+    generator = guided_anchoring.square_generator
+    return InspectedAnchors(
+        image_size,
+        anchors[best],
+        probability[best],
+        "location probability",
+        f"Best {len(best)} of {passing} guided anchors with probability >= {threshold:g}",
+        crop_location_maps(levels, maps, generator, threshold, image_size),
+    )

@@ -1,0 +1,83 @@
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.utils.events import get_event_storage
+
+from anchor_heads.matching import build_max_iou_matcher
+from anchor_heads.proposals import PredictedAnchorRPN
+
+from .anchoring import GuidedAnchoring
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class GuidedAnchorRPN(PredictedAnchorRPN):
+    """GA-RPN: a region proposal network with guided anchors (Guided Anchoring, CVPR 2019).
+
+    At test time there are proposals only where the location probability is high enough; an image
+    without any such location has none. For training ROI heads all locations compete, as published.
+    """
+
+    HEAD_NAME = "GuidedAnchorRPNHead"
+
+    @configurable
+    def __init__(self, *, guided_anchoring: GuidedAnchoring, **kwargs):
+        """
+        Args:
+            guided_anchoring (GuidedAnchoring): anchors, and the losses of location and shape.
+            kwargs: see :class:`RPN`. ``anchor_matcher`` is one of :func:`build_max_iou_matcher`.
+        """
+        super().__init__(**kwargs)
+        self.guided_anchoring = guided_anchoring
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        node = cfg.MODEL.GUIDED_ANCHOR.RPN
+        levels = [input_shape[name] for name in cfg.MODEL.RPN.IN_FEATURES]
+        rpn = cfg.MODEL.RPN
+        return {
+            **super().from_config(cfg, input_shape),
+            "anchor_matcher": build_max_iou_matcher(
+                rpn.IOU_THRESHOLDS, rpn.IOU_LABELS, node.MIN_IOU
+            ),
+            "guided_anchoring": GuidedAnchoring(cfg, node, levels),
+        }
+
+    def forward(self, images, features, gt_instances=None):
+        """Same interface as :meth:`RPN.forward`.
+
+        Returns:
+            list[Instances]: with "proposal_boxes" and "objectness_logits".
+            dict[str, Tensor]: in training the scalars "loss_anchor_location", "loss_anchor_shape",
+            "loss_rpn_cls" and "loss_rpn_loc".
+        """
+        guides = self.rpn_head([features[name] for name in self.in_features])
+        if self.training:
+            assert gt_instances is not None, "GuidedAnchorRPN requires gt_instances in training!"
+            return self._train(images, guides, gt_instances)
+        predictions = self.guided_anchoring.predict_where_wanted(self.rpn_head, guides)
+        return [
+            self._proposals(levels, size)
+            for levels, size in zip(predictions, images.image_sizes, strict=True)
+        ], {}
+
+    def _train(self, images, guides, gt_instances):
+        valid = self.guided_anchoring.valid_cells(guides, images.image_sizes)
+        losses = self.guided_anchoring.losses(guides, gt_instances, valid)
+        levels = [
+            (anchors, *self.rpn_head.predict(guide))
+            for anchors, guide in zip(self.guided_anchoring.anchors(guides), guides, strict=True)
+        ]
+        anchors, logits, deltas = (torch.cat(x, dim=1) for x in zip(*levels, strict=True))
+        labels, boxes, best_iou = self.label_and_sample_anchors(anchors, gt_instances, valid)
+        if len(best_iou):
+            get_event_storage().put_scalar("guided_anchor/best_iou", best_iou.mean().item())
+        losses |= self.losses(anchors, logits[..., 0], labels, deltas, boxes)
+        proposals = [
+            self._proposals([[x[i].detach() for x in level] for level in levels], size)
+            for i, size in enumerate(images.image_sizes)
+        ]
+        return proposals, losses
+
+    def _proposals(self, levels, image_size):
+        anchors, logits, deltas = zip(*levels, strict=True)
+        return self.predict_proposals(anchors, [x[:, 0] for x in logits], deltas, image_size)
