@@ -3,6 +3,12 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 
 from anchor_heads import matching
+from anchor_heads.matching import (
+    build_max_iou_matcher,
+    match_max_iou,
+    match_valid,
+    matched_boxes,
+)
 
 
 def random_boxes(n):
@@ -26,3 +32,75 @@ def test_nothing_to_match_gives_no_chunk():
     assert list(matching.pairwise_iou_chunks(torch.zeros(0, 4), random_boxes(3))) == []
     ((chunk, iou),) = matching.pairwise_iou_chunks(random_boxes(2), torch.zeros(0, 4))
     assert iou.shape == (2, 0)
+
+
+ANCHORS = torch.tensor(
+    [
+        [0.0, 0.0, 10.0, 10.0],
+        [0.0, 0.0, 10.0, 8.0],
+        [0.0, 0.0, 10.0, 5.0],
+        [0.0, 0.0, 10.0, 2.0],
+        [50.0, 50.0, 60.0, 60.0],
+    ]
+)
+OBJECT = torch.tensor([[0.0, 0.0, 10.0, 10.0]])  # IoU 1, 0.8, 0.5, 0.2 and 0
+
+
+def test_thresholds_split_into_positive_ignored_and_background():
+    match = match_max_iou(OBJECT, ANCHORS, (0.4, 0.8), min_iou=0.9)
+    assert match.labels.tolist() == [1, 1, -1, 0, 0]
+    assert match.objects[:2].tolist() == [0, 0]
+    assert match.best_iou.tolist() == [1.0]
+    assert match_max_iou(OBJECT, ANCHORS, (0.5,), min_iou=0.9).labels.tolist() == [1, 1, 1, 0, 0]
+
+
+def test_an_object_takes_its_best_anchors_from_the_least_iou_on():
+    objects = torch.tensor([[0.0, 0.0, 10.0, 4.0], [40.0, 40.0, 52.0, 52.0]])
+    best = [0.8, 4 / (144 + 100 - 4)]
+    match = match_max_iou(objects, ANCHORS, (0.3, 0.9), min_iou=0.3)
+    assert match.labels.tolist() == [-1, -1, 1, -1, 0]
+    torch.testing.assert_close(match.best_iou, torch.tensor(best))
+    match = match_max_iou(objects, ANCHORS, (0.3, 0.9), min_iou=0.01)
+    assert match.labels.tolist() == [-1, -1, 1, -1, 1]
+    assert match.objects[[2, 4]].tolist() == [0, 1]
+
+
+def test_the_last_object_takes_an_anchor_that_several_want():
+    """The first overlaps the anchor more; Detectron2's matcher would leave it to the first."""
+    objects = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 30.0]])
+    match = match_max_iou(objects, ANCHORS, (0.4, 0.5), min_iou=0.3)
+    assert match.labels.tolist() == [1, 1, 1, 0, 0]
+    assert match.objects[:3].tolist() == [1, 0, 0]
+
+
+def test_the_best_of_several_boxes_counts():
+    pairs = torch.stack([ANCHORS, ANCHORS.flip(0)], dim=1)
+    match = match_max_iou(OBJECT, pairs, (0.4, 0.8), min_iou=0.9)
+    assert match.labels.tolist() == [1, 1, -1, 1, 1]
+
+
+@pytest.mark.parametrize("num_objects", [0, 1, 40])
+def test_matching_in_chunks_equals_matching_at_once(num_objects, monkeypatch):
+    objects, anchors = random_boxes(num_objects), random_boxes(300)
+    at_once = match_max_iou(objects, anchors, (0.3, 0.6), min_iou=0.2)
+    monkeypatch.setitem(matching.CHUNK_ENTRIES, "cpu", 700)
+    for ours, expected in zip(
+        match_max_iou(objects, anchors, (0.3, 0.6), 0.2), at_once, strict=True
+    ):
+        assert torch.equal(ours, expected)
+    if num_objects == 0:
+        assert at_once.labels.sum() == 0 and len(at_once.best_iou) == 0
+        assert matched_boxes(at_once, objects).shape == (300, 4)
+
+
+def test_anchors_that_are_not_valid_are_ignored():
+    matcher = build_max_iou_matcher([0.4, 0.8], [0, -1, 1], min_iou=0.9)
+    valid = torch.tensor([False, True, True, True, True])
+    match = match_valid(matcher, OBJECT, ANCHORS, valid)
+    assert match.labels.tolist() == [-1, 1, -1, 0, 0]
+    assert match.best_iou.item() == pytest.approx(0.8)
+
+
+def test_labels_that_this_matching_does_not_know_are_refused():
+    with pytest.raises(ValueError, match=r"two with \[0, -1, 1\]"):
+        build_max_iou_matcher([0.4, 0.5], [0, 0, 1], min_iou=0.0)

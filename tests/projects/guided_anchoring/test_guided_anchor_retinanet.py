@@ -74,7 +74,7 @@ def test_losses_and_gradients_are_the_published_ones(published, monkeypatch, set
         torch.testing.assert_close(losses[name].detach(), expected, **TOLERANCE)
     latest = {name: value for name, (value, _) in storage.latest().items()}
     key = f"{setup}/shape_num_pos"
-    drawn = published.arrays[key] / 2 if key in published.arrays else None
+    drawn = published.arrays[key] / 2 if setup in ("all", "s256") else None
     assert drawn is None or latest["guided_anchor/num_pos_shapes"] == drawn
     assert 0 < latest["guided_anchor/best_iou"] < 1
 

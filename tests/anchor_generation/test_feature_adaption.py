@@ -1,0 +1,36 @@
+import torch
+import torch.nn.functional as F
+
+from anchor_heads.anchor_generation import FeatureAdaption
+from anchor_heads.layers import rows
+
+
+def test_offsets_are_linear_in_the_shape_and_teach_it_nothing():
+    adaption = FeatureAdaption(8, 6)
+    x, shape = torch.randn(1, 8, 4, 5), torch.randn(1, 2, 4, 5, requires_grad=True)
+    out = adaption(x, shape)
+    assert out.shape == (1, 6, 4, 5) and (out >= 0).all()
+    out.sum().backward()
+    assert shape.grad is None
+    assert adaption.conv_offset.weight.grad.abs().sum() > 0
+
+
+def test_square_anchors_of_the_grid_leave_a_plain_convolution():
+    adaption = FeatureAdaption(8, 6)
+    x = torch.randn(1, 8, 4, 5)
+    plain = F.relu(F.conv2d(x, adaption.conv_adaption.weight, padding=1))
+    torch.testing.assert_close(adaption(x, torch.zeros(1, 2, 4, 5)), plain)
+
+
+def test_at_locations_equals_the_whole_map():
+    adaption = FeatureAdaption(8, 6)
+    x, shape = torch.randn(2, 8, 4, 5), torch.randn(2, 2, 4, 5) * 5
+    locations = torch.tensor([0, 13, 39])
+    with torch.no_grad():
+        whole, part = rows(adaption(x, shape)), adaption.at(x, shape, locations)
+    torch.testing.assert_close(part, whole[locations], rtol=0, atol=1e-5)
+
+
+def test_names_of_the_parameters_are_the_published_ones():
+    names = {name: tuple(x.shape) for name, x in FeatureAdaption(8, 6).named_parameters()}
+    assert names == {"conv_offset.weight": (72, 2, 1, 1), "conv_adaption.weight": (6, 8, 3, 3)}

@@ -1,0 +1,29 @@
+import torch
+import torch.nn.functional as F
+
+from anchor_heads.layers import by_location, conv3x3_at, rows, rows_at, surroundings
+
+
+def test_rows_are_locations_of_the_batch_by_rows():
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(rows(x)[20 + 2 * 5 + 1], x[1, :, 2, 1])
+    assert torch.equal(by_location(x)[1, 2 * 5 + 1], x[1, :, 2, 1])
+    locations = torch.tensor([0, 7, 31])
+    assert torch.equal(rows_at(x, locations), rows(x)[locations])
+
+
+def test_surroundings_of_a_corner_and_an_inner_cell():
+    read, neighbours = surroundings(torch.tensor([0, 12 + 5]), (2, 3, 4))
+    assert read.tolist() == [0, 1, 4, 5, *range(12, 15), *range(16, 19), *range(20, 23)]
+    assert neighbours[0].tolist() == [13, 13, 13, 13, 0, 1, 13, 2, 3]  # 13 = outside
+    assert neighbours[1].tolist() == list(range(4, 13))
+
+
+def test_convolution_at_locations_equals_that_of_the_map(monkeypatch):
+    monkeypatch.setattr("anchor_heads.layers.at_locations.CHUNK_LOCATIONS", 8)
+    x, weight, bias = torch.randn(2, 3, 6, 5), torch.randn(4, 3, 3, 3), torch.randn(4)
+    whole = rows(F.conv2d(x, weight, bias, padding=1))
+    for locations in (torch.arange(60), torch.tensor([29, 30, 44]), torch.arange(0)):
+        read, neighbours = surroundings(locations, (2, 6, 5))
+        part = conv3x3_at(rows(x)[read], neighbours, weight, bias)
+        torch.testing.assert_close(part, whole[locations], rtol=0, atol=1e-5)
