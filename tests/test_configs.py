@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import detectron2
+import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint.catalog import ModelCatalog
 from detectron2.config import CfgNode
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.engine import DefaultTrainer
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, build_model
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.solver import build_optimizer
 
 from anchor_heads import get_cfg
+from anchor_heads.backbone import FixedStatisticsBatchNorm2d
+from anchor_heads.engine.optimizer import build_optimizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EVERY_CONFIG = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -91,6 +94,195 @@ FREE_ANCHOR_COMMON = {
     "TEST.AUG.FLIP": False,
 }
 
+# The published Guided Anchoring models, and the file of each backbone's ImageNet weights.
+GA_BACKBONES = {
+    "R_50": "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+    "R_101": "detectron2://ImageNetPretrained/MSRA/R-101.pkl",
+    "X_101_32x4d": "https://download.openmmlab.com/pretrain/third_party/"
+    "resnext101_32x4d-a5af3160.pth",
+    "X_101_64x4d": "https://download.openmmlab.com/pretrain/third_party/"
+    "resnext101_64x4d-ee2c6f71.pth",
+}
+GA_KINDS = ("ga_rpn", "ga_faster_rcnn", "ga_retinanet")
+GUIDED_ANCHORING = {
+    **{f"{kind}_{backbone}_FPN_1x": backbone for kind in GA_KINDS for backbone in GA_BACKBONES},
+    "ga_retinanet_R_101_FPN_ms_2x": "R_101",
+    "ga_fast_rcnn_R_50_FPN_1x": "R_50",
+}
+
+# Caffe style, and PyTorch style with the statistics of batch norm frozen.
+GA_RESNET = {
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.RESNETS.NORM_EVAL": False,
+    "INPUT.FORMAT": "BGR",
+}
+GA_RESNEXT = {
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.RESNETS.NORM_EVAL": True,
+    "INPUT.FORMAT": "RGB",
+}
+
+# What all of them have in common.
+GA_COMMON = {
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.FPN.NORM": "",
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+    "MODEL.GUIDED_ANCHOR.LOCATION_THRESH": 0.01,
+    "MODEL.GUIDED_ANCHOR.CENTER_RATIO": 0.2,
+    "MODEL.GUIDED_ANCHOR.IGNORE_RATIO": 0.5,
+    "MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB": 0.01,
+    "MODEL.GUIDED_ANCHOR.LOCATION_FOCAL_ALPHA": 0.25,
+    "MODEL.GUIDED_ANCHOR.LOCATION_FOCAL_GAMMA": 2.0,
+    "MODEL.GUIDED_ANCHOR.LOCATION_LOSS_WEIGHT": 1.0,
+    "MODEL.GUIDED_ANCHOR.INVERTED_LOCATION_LABEL": False,
+    "MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.GUIDED_ANCHOR.SHAPE_POSITIVE_FRACTION": 0.5,
+    "MODEL.GUIDED_ANCHOR.SHAPE_LOSS_BETA": 0.2,
+    "MODEL.GUIDED_ANCHOR.SHAPE_LOSS_WEIGHT": 1.0,
+    "DATASETS.TRAIN": ("coco_2017_train",),
+    "DATASETS.TEST": ("coco_2017_val",),
+    "DATALOADER.ASPECT_RATIO_GROUPING": True,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
+    "INPUT.MIN_SIZE_TRAIN": ONE_SIZE,
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "SOLVER.OPTIMIZER": "SGD",
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.REFERENCE_WORLD_SIZE": 8,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WEIGHT_DECAY": 0.0001,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0001,
+    "SOLVER.WEIGHT_DECAY_BIAS": None,  # the same as WEIGHT_DECAY
+    "SOLVER.BIAS_LR_FACTOR": 1.0,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.MAX_ITER": X1[0],
+    "SOLVER.STEPS": X1[1],
+    "SOLVER.WARMUP_METHOD": "linear",
+    "SOLVER.WARMUP_ITERS": 500,
+    "SOLVER.WARMUP_FACTOR": 0.001,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 35.0,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+}
+
+# What the published settings are for each kind of model.
+GA_RPN = {
+    "MODEL.META_ARCHITECTURE": "ProposalNetwork",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "GuidedAnchorRPN",
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_p6_backbone",
+    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.GUIDED_ANCHOR.RPN.SHAPE_STD": 0.14,
+    "MODEL.GUIDED_ANCHOR.RPN.SHAPE_IOU_THRESHOLDS": [0.3, 0.7],
+    "MODEL.GUIDED_ANCHOR.RPN.SHAPE_MIN_IOU": 0.3,
+    "MODEL.GUIDED_ANCHOR.RPN.MIN_IOU": 0.3,
+    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL.RPN.IOU_THRESHOLDS": [0.3, 0.7],
+    "MODEL.RPN.IOU_LABELS": [0, -1, 1],
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.RPN.POSITIVE_FRACTION": 0.5,
+    "MODEL.RPN.BBOX_REG_WEIGHTS": (1 / 0.07, 1 / 0.07, 1 / 0.11, 1 / 0.11),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.RPN.SMOOTH_L1_BETA": 1.0,
+    "MODEL.RPN.LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.NMS_THRESH": 0.7,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 2000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "SOLVER.BASE_LR": 0.02,
+}
+GA_FASTER_RCNN = GA_RPN | {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 300,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 300,
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL.ROI_HEADS.NUM_CLASSES": 80,
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.6],
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.25,
+    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": True,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.001,
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5,
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (20.0, 20.0, 10.0, 10.0),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.0,
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
+}
+GA_RETINANET = {
+    "MODEL.META_ARCHITECTURE": "GuidedAnchorRetinaNet",
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_p6p7_backbone",
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.P6_INPUT": "res5",
+    "MODEL.FPN.P7_RELU": False,
+    "MODEL.GUIDED_ANCHOR.RETINANET.SHAPE_STD": 1.0,
+    "MODEL.GUIDED_ANCHOR.RETINANET.SHAPE_IOU_THRESHOLDS": [0.4, 0.5],
+    "MODEL.GUIDED_ANCHOR.RETINANET.SHAPE_MIN_IOU": 0.4,
+    "MODEL.GUIDED_ANCHOR.RETINANET.MIN_IOU": 0.0,
+    "MODEL.RETINANET.NUM_CLASSES": 80,
+    "MODEL.RETINANET.NUM_CONVS": 4,
+    "MODEL.RETINANET.NORM": "",
+    "MODEL.RETINANET.PRIOR_PROB": 0.01,
+    "MODEL.RETINANET.IOU_THRESHOLDS": [0.5],
+    "MODEL.RETINANET.IOU_LABELS": [0, 1],
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": 0.25,
+    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": 2.0,
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.04,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.05,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1000,
+    "MODEL.RETINANET.NMS_THRESH_TEST": 0.5,
+    "SOLVER.BASE_LR": 0.01,
+}
+GA_BY_KIND = {
+    "ga_rpn": GA_RPN,
+    "ga_faster_rcnn": GA_FASTER_RCNN,
+    "ga_fast_rcnn": GA_FASTER_RCNN
+    | {
+        "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals",
+        "MODEL.LOAD_PROPOSALS": True,
+        "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 300,
+        "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+    },
+    "ga_retinanet": GA_RETINANET,
+}
+
+# The names that end in another schedule than 1x.
+GA_BY_SCHEDULE = {
+    "ms_2x": {
+        "INPUT.MIN_SIZE_TRAIN": (480, 960),
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
+        "SOLVER.MAX_ITER": X2[0],
+        "SOLVER.STEPS": X2[1],
+        "SOLVER.WARMUP_FACTOR": 1 / 3,
+    },
+    "1x": {},
+}
+
 
 def load(name):
     cfg = get_cfg()
@@ -130,7 +322,8 @@ def number_of_parameters(model):
 def test_config_has_only_known_keys_and_names_registered_parts(name):
     cfg = load(name)
     assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
-    assert cfg.MODEL.PROPOSAL_GENERATOR.NAME in PROPOSAL_GENERATOR_REGISTRY
+    generator = cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    assert generator == "PrecomputedProposals" or generator in PROPOSAL_GENERATOR_REGISTRY
     assert cfg.MODEL.BACKBONE.NAME in BACKBONE_REGISTRY
     if cfg.MODEL.WEIGHTS.startswith("catalog://"):
         assert ModelCatalog.get(cfg.MODEL.WEIGHTS[len("catalog://") :]).endswith(".pkl")
@@ -278,3 +471,122 @@ def test_two_stage_models_build_with_the_weights_of_their_baselines(name):
     assert type(model) is type(baseline)
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (model, baseline)]
     assert shapes[0] == shapes[1]
+
+
+def test_every_published_guided_anchoring_model_is_in_the_table():
+    names = {Path(name).stem for name in EVERY_CONFIG if name.startswith("guided_anchoring/")}
+    assert names == set(GUIDED_ANCHORING)
+    assert len(names) == 14
+
+
+@pytest.mark.parametrize("name", GUIDED_ANCHORING)
+def test_guided_anchoring_config_has_the_published_values(name):
+    backbone = GUIDED_ANCHORING[name]
+    kind, end = name.split(f"_{backbone}_FPN_")
+    expected = GA_COMMON | GA_BY_KIND[kind] | GA_BY_SCHEDULE[end]
+    expected |= GA_RESNEXT if "X" in backbone else GA_RESNET
+    expected["MODEL.WEIGHTS"] = GA_BACKBONES[backbone]
+    expected["MODEL.RESNETS.DEPTH"] = 50 if backbone == "R_50" else 101
+    if "X" in backbone:
+        expected["MODEL.RESNETS.NUM_GROUPS"] = 32 if "32x4d" in backbone else 64
+    actual = flat(load(f"guided_anchoring/{name}.yaml"))
+    assert {key: actual[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("kind, finest", [("ga_rpn", 4), ("ga_retinanet", 8)])
+def test_guided_anchoring_samples_nine_shapes_around_each_cell_corner(kind, finest):
+    cfg = load(f"guided_anchoring/{kind}_R_50_FPN_1x.yaml")
+    strides = [finest * 2**level for level in range(5)]
+    generator = build_anchor_generator(cfg, [ShapeSpec(stride=stride) for stride in strides])
+    levels = generator([torch.zeros(1, 1, 1, 1) for _ in strides])
+    for level, shapes in enumerate(levels):
+        width, height = (shapes.tensor[:, 2:] - shapes.tensor[:, :2]).unbind(1)
+        sides = 32 * 2**level * 2 ** (torch.arange(3) / 3)
+        torch.testing.assert_close(shapes.get_centers(), torch.zeros(9, 2), atol=1e-4, rtol=0)
+        torch.testing.assert_close((width * height).sqrt(), sides.repeat_interleave(3))
+        torch.testing.assert_close(height / width, torch.tensor([0.5, 1.0, 2.0]).repeat(3))
+
+
+def test_stored_proposals_are_looked_for_where_a_ga_rpn_writes_them():
+    """In a run that evaluates on two data sets, each has a folder of its own."""
+    cfg = load("guided_anchoring/ga_fast_rcnn_R_50_FPN_1x.yaml")
+    inference = "output/ga_rpn_R_50_FPN_1x/inference"
+    train, test = cfg.DATASETS.PROPOSAL_FILES_TRAIN, cfg.DATASETS.PROPOSAL_FILES_TEST
+    assert train == (f"{inference}/{cfg.DATASETS.TRAIN[0]}/box_proposals.pkl",)
+    assert test == (f"{inference}/{cfg.DATASETS.TEST[0]}/box_proposals.pkl",)
+
+
+def test_the_long_schedule_draws_every_whole_short_side():
+    cfg = load("guided_anchoring/ga_retinanet_R_101_FPN_ms_2x.yaml")
+    resize = build_augmentation(cfg, is_train=True)[0]
+    image = np.zeros((600, 600, 3), np.uint8)
+    sides = {resize.get_transform(image).new_h for _ in range(20000)}
+    assert sides == set(range(480, 961))
+
+
+def test_guided_anchoring_trains_every_parameter_with_decay():
+    cfg = load("guided_anchoring/ga_faster_rcnn_X_101_32x4d_FPN_1x.yaml")
+    model = build_without_memory(cfg)
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    trained = {}
+    for group in build_optimizer(cfg, model).param_groups:
+        for parameter in group["params"]:
+            trained[name_of[parameter]] = (group["lr"], group["weight_decay"])
+    assert set(trained.values()) == {(0.02, 0.0001)}
+    bottom_up = "backbone.bottom_up."
+    assert {bottom_up + f"res3.0.conv2.norm.{name}" for name in ("weight", "bias")} < trained.keys()
+    assert not {name for name in trained if ".stem." in name or ".res2." in name}
+
+
+@pytest.mark.parametrize("kind", GA_KINDS)
+def test_guided_anchoring_models_build_on_resnext(kind):
+    model = build_without_memory(load(f"guided_anchoring/{kind}_X_101_64x4d_FPN_1x.yaml"))
+    bottom_up = model.backbone.bottom_up
+    assert bottom_up.res3[0].conv2.weight.shape == (512, 8, 3, 3)
+    assert (bottom_up.res3[0].conv1.stride, bottom_up.res3[0].conv2.stride) == ((1, 1), (2, 2))
+    assert isinstance(bottom_up.res3[0].conv2.norm, FixedStatisticsBatchNorm2d)
+    assert isinstance(bottom_up.stem.conv1.norm, FrozenBatchNorm2d)
+    levels = (
+        ["p3", "p4", "p5", "p6", "p7"] if kind == "ga_retinanet" else ["p2", "p3", "p4", "p5", "p6"]
+    )
+    assert list(model.backbone.output_shape()) == levels
+
+
+def test_fast_rcnn_is_ga_faster_rcnn_without_its_proposal_generator():
+    fast = build_without_memory(load("guided_anchoring/ga_fast_rcnn_R_50_FPN_1x.yaml"))
+    faster = build_without_memory(load("guided_anchoring/ga_faster_rcnn_R_50_FPN_1x.yaml"))
+    assert fast.proposal_generator is None
+    shapes = {name: p.shape for name, p in faster.named_parameters()}
+    shapes = {name: shape for name, shape in shapes.items() if "proposal_generator" not in name}
+    assert {name: p.shape for name, p in fast.named_parameters()} == shapes
+
+
+def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_the_published_loss_settings():
+    cfg, baseline = load("quick_start/ga_retinanet.yaml"), load("quick_start/retinanet.yaml")
+    assert changed(cfg, baseline) == {
+        "MODEL.META_ARCHITECTURE",
+        "MODEL.RETINANET.IOU_THRESHOLDS",
+        "MODEL.RETINANET.IOU_LABELS",
+        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
+    }
+    assert cfg.MODEL.META_ARCHITECTURE == "GuidedAnchorRetinaNet"
+    for key in ("IOU_THRESHOLDS", "IOU_LABELS", "SMOOTH_L1_LOSS_BETA"):
+        assert cfg.MODEL.RETINANET[key] == GA_RETINANET[f"MODEL.RETINANET.{key}"]
+
+
+def test_quick_start_of_ga_faster_rcnn_differs_from_its_baseline_in_the_proposals():
+    cfg, baseline = load("quick_start/ga_faster_rcnn.yaml"), load("quick_start/faster_rcnn.yaml")
+    assert changed(cfg, baseline) == {
+        "MODEL.PROPOSAL_GENERATOR.NAME",
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        "MODEL.RPN.BBOX_REG_WEIGHTS",
+        "MODEL.RPN.SMOOTH_L1_BETA",
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+        "MODEL.RPN.POST_NMS_TOPK_TEST",
+    }
+    for key in ("BBOX_REG_WEIGHTS", "SMOOTH_L1_BETA", "POST_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TEST"):
+        assert cfg.MODEL.RPN[key] == GA_FASTER_RCNN[f"MODEL.RPN.{key}"]
+    for sizes, [size] in zip(
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES, baseline.MODEL.ANCHOR_GENERATOR.SIZES, strict=True
+    ):
+        assert sizes == pytest.approx([size * 2 ** (octave / 3) for octave in range(3)], rel=1e-4)

@@ -39,12 +39,29 @@ def train_and_spoil(args):
     train(args, SpoilOneProcess())
 
 
+# Everything is drawn, so that the draw does not differ between one process and two.
+MODELS = {
+    "FreeAnchorRetinaNet": [],
+    "GuidedAnchorRetinaNet": [
+        *("MODEL.META_ARCHITECTURE", "GuidedAnchorRetinaNet"),
+        *("MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE", 10000),
+    ],
+    "GuidedAnchorRPN": [
+        *("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+        *("MODEL.PROPOSAL_GENERATOR.NAME", "GuidedAnchorRPN"),
+        *("MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE", 10000),
+        *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 10000),
+    ],
+}
+
+
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, request):
     # The second process gets the images with odd places: with these images empty, whatever the
     # order, it has batches without an object.
     write_data_set(tmp_path, empty=(1, 4, 5, 6, 8, 9, 10))
     overrides = ["SOLVER.MAX_ITER", STEPS, "SOLVER.IMS_PER_BATCH", 4]
+    overrides += getattr(request, "param", [])
     return write_config(tmp_path, overrides=overrides)
 
 
@@ -64,6 +81,7 @@ def assert_same_weights(tmp_path):
         torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS, indirect=True)
 def test_two_processes_are_one_with_the_whole_batch(tmp_path, config, one_process):
     record = tmp_path / "two.json"
     code, said = finish(two_processes("tests/tiny_run.py", record, "--config-file", config))

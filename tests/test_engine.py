@@ -2,8 +2,10 @@
 
 import json
 import logging
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -144,6 +146,42 @@ def test_weights_that_do_not_exist(make_config):
     config = make_config("FreeAnchorRetinaNet", "MODEL.WEIGHTS", "no/such/model.pth")
     with pytest.raises(FileNotFoundError, match="no/such/model.pth.*MODEL.WEIGHTS"):
         train(arguments(config))
+
+
+WIDE_STEM = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        (
+            "model.pth",
+            {"conv1.weight": torch.zeros(8, 3, 7, 7), "layer1.0.bn1.bias": torch.ones(8)},
+        ),
+        ("model.pth", WIDE_STEM),
+        ("model.pth", {}),
+        ("model.pkl", {"nowhere_w": np.zeros(3)}),  # read by Detectron2's matching of names
+    ],
+)
+def test_weights_of_which_nothing_fits(tmp_path, make_config, name, content):
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps(content)) if name.endswith("pkl") else torch.save(content, path)
+    config = make_config("FreeAnchorRetinaNet", "MODEL.WEIGHTS", str(path))
+    message = f"Nothing in {path} fits the model.* the model has backbone.fpn_lateral3.weight, "
+    with pytest.raises(ValueError, match=message):
+        train(arguments(config))
+    assert not (tmp_path / "output" / "model_final.pth").exists()
+    with loggers_as_before(), pytest.raises(ValueError, match=message):
+        Trainer.evaluate(setup(arguments(config)))
+
+
+def test_weights_of_which_something_fits_are_loaded(tmp_path, make_config):
+    fitting = torch.full((8, 3, 7, 7), 0.5)
+    content = {"backbone.bottom_up.stem.conv1.weight": fitting, "fc.weight": torch.zeros(9)}
+    torch.save(content, tmp_path / "model.pth")
+    trainer = trainer_for(make_config("RetinaNet", "MODEL.WEIGHTS", str(tmp_path / "model.pth")))
+    trainer.resume_or_load()
+    assert torch.equal(trainer.model.backbone.bottom_up.stem.conv1.weight, fitting)
 
 
 def test_detectron2_reads_the_checkpoints(tmp_path, make_config):

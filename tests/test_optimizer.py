@@ -44,6 +44,24 @@ def test_clipping_bounds_the_step(model):
     assert all(p.grad.max() == 0.5 for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("clip_value, factor", [(35.0, 1.0), (2.5, 0.5)])
+def test_clipping_over_the_full_model_keeps_the_direction(model, name, clip_value, factor):
+    cfg = get_cfg()
+    clip = ["ENABLED", True, "CLIP_TYPE", "full_model", "CLIP_VALUE", clip_value]
+    cfg.SOLVER.OPTIMIZER = name
+    cfg.SOLVER.CLIP_GRADIENTS.merge_from_list(clip)
+    optimizer = build_optimizer(cfg, model)
+    conv, norm = model
+    # As in mixed precision, where the loss has a scale that the clipping must not see.
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    loss = 3 * conv.weight[0, 0].sum() + 4 * norm.bias[1]  # its gradient has an L2 norm of 5
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    assert conv.weight.grad.sum().item() == pytest.approx(3 * factor, rel=1e-5)
+    assert norm.bias.grad.sum().item() == pytest.approx(4 * factor, rel=1e-5)
+
+
 def test_unknown_optimizer_is_refused(model):
     cfg = get_cfg()
     cfg.SOLVER.OPTIMIZER = "Adam"

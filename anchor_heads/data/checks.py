@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import pickle
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -13,13 +14,17 @@ from detectron2.utils.file_io import PathManager
 from anchor_heads.data.coco_format import ENTRY_FORM, CocoFormatDataset, register_coco_format
 from anchor_heads.data.coco_json import describe, shorten
 
+# What the entries of a file of proposals were called in Detectron.
+_NAMES_SINCE_DETECTRON = {"indexes": "ids", "scores": "objectness_logits"}
+
 
 def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     """Check all that can be known to be wrong with a run's data before anything is built.
 
-    Checks the data sets' names, annotations and image files, and the model's number of classes.
-    Of data sets that are not in ``DATASETS.COCO_FORMAT`` only the classes and whether the files'
-    places exist are checked. Calls ``register_coco_format``.
+    Checks the data sets' names, annotations and image files, the model's number of classes, and
+    precomputed proposals where ``MODEL.LOAD_PROPOSALS`` asks for them. Of data sets that are not in
+    ``DATASETS.COCO_FORMAT`` only the classes, the proposals and whether the files' places exist
+    are checked. Calls ``register_coco_format``.
 
     Args:
         cfg (CfgNode): the full config.
@@ -27,8 +32,8 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
 
     Raises:
         ValueError: unknown data set, invalid annotations, classes that do not fit the model or
-            each other, nothing to train on.
-        FileNotFoundError: annotation file or images missing.
+            each other, nothing to train on, images without precomputed proposals.
+        FileNotFoundError: annotation file, images or file of proposals missing.
     """
     register_coco_format(cfg)
     used = _used_names(cfg, train)
@@ -46,6 +51,7 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
             if key == "DATASETS.TRAIN":
                 _check_trainable(cfg, name, coco)
     _check_classes(cfg, itertools.chain(*used.values()))
+    _check_proposals(cfg, used)
 
 
 def _used_names(cfg, train):
@@ -125,3 +131,47 @@ def _num_classes_key(cfg):
     if issubclass(architecture, GeneralizedRCNN):
         return "MODEL.ROI_HEADS.NUM_CLASSES"
     return None
+
+
+def _check_proposals(cfg, used):
+    """Check that there is a file of precomputed proposals for each data set, if they are used."""
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        if cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals":
+            raise ValueError(
+                'MODEL.PROPOSAL_GENERATOR.NAME is "PrecomputedProposals": set MODEL.LOAD_PROPOSALS '
+                "True, and name the files in DATASETS.PROPOSAL_FILES_TRAIN and _TEST"
+            )
+        return
+    for key, names in used.items():
+        files_key = key.replace("DATASETS.", "DATASETS.PROPOSAL_FILES_")
+        files = getattr(cfg.DATASETS, files_key.removeprefix("DATASETS."))
+        if len(files) != len(names):
+            raise ValueError(
+                f"{files_key} names {len(files)} files and {key} {len(names)} data sets: name one "
+                "file of proposals for each data set, in the same order"
+            )
+        for file, name in zip(files, names, strict=True):
+            _check_proposal_file(f"{files_key}: {file}", file, name)
+
+
+def _check_proposal_file(label, file, name):
+    if not PathManager.isfile(file):
+        raise FileNotFoundError(
+            f"{label} does not exist. A ProposalNetwork writes such a file, box_proposals.pkl "
+            f"below OUTPUT_DIR/inference, when it is evaluated with '{name}' in DATASETS.TEST"
+        )
+    try:
+        with PathManager.open(file, "rb") as f:
+            content = pickle.load(f, encoding="latin1")
+        content = {_NAMES_SINCE_DETECTRON.get(key, key): value for key, value in content.items()}
+        columns = [content[key] for key in ("ids", "boxes", "objectness_logits")]
+        with_proposals = {str(image_id) for image_id, _, _ in zip(*columns, strict=True)}
+    except Exception as error:  # reading a file that is no pickle may raise anything
+        raise ValueError(f"{label} is not a file of proposals ({error!r})") from None
+    ids = [str(record["image_id"]) for record in DatasetCatalog.get(name)]
+    missing = [image_id for image_id in ids if image_id not in with_proposals]
+    if missing:
+        raise ValueError(
+            f"{label} has nothing for {len(missing)} of {len(ids)} images of data set '{name}', "
+            f"the first with the id {missing[0]}. Is it the file of another data set?"
+        )

@@ -1,4 +1,4 @@
-"""Checkpoints that are either complete or not there."""
+"""Checkpoints that are either complete or not there, and that fit the model."""
 
 import os
 from contextlib import contextmanager
@@ -6,6 +6,8 @@ from urllib.parse import urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+
+from anchor_heads.data.coco_json import shorten
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
@@ -24,6 +26,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: if there is no such file on the main process.
+            ValueError: if nothing in the file fits the model.
         """
         file = urlparse(path)._replace(query="").geturl()
         is_local = file and "://" not in file
@@ -33,6 +36,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 "MODEL.WEIGHTS, or with --resume by last_checkpoint in OUTPUT_DIR."
             )
         return super().load(path, *args, **kwargs)
+
+    def _load_model(self, checkpoint):
+        """Same as Detectron2's, which only warns when all of the model stays as initialised."""
+        found = list(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        wanted = [name for name, _ in self.model.named_parameters()]
+        if set(wanted) <= set(incompatible.missing_keys):
+            raise ValueError(
+                f"Nothing in {self._parsed_url_during_load.geturl()} fits the model in name and "
+                f"shape. The file has {shorten(found, 3)}; the model has {shorten(wanted, 3)}. "
+                "Are they weights of another model or framework?"
+            )
+        return incompatible
 
 
 class _AtomicWrites:

@@ -1,5 +1,7 @@
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -145,6 +147,78 @@ def test_cocos_test_set_has_coco_classes(config):
     cfg = config(test=["coco_2017_test-dev"], listed=[], classes=3)
     with pytest.raises((ValueError, FileNotFoundError), match="80 classes|DETECTRON2_DATASETS"):
         check_datasets(cfg, train=False)
+
+
+def stored(*image_ids, ids="ids", logits="objectness_logits"):
+    """A file of proposals without a proposal."""
+    nothing = [np.zeros((0, 4))] * len(image_ids)
+    return {ids: list(image_ids), "boxes": nothing, logits: [x[:, 0] for x in nothing]}
+
+
+@pytest.fixture
+def with_proposals(coco, save, config, tmp_path):
+    """Makes the config of a model that takes proposals from files of the given contents."""
+
+    def with_proposals(train, test):
+        save(coco), save(coco, "test")
+        cfg = config(train=["own"], test=["test"], architecture="GeneralizedRCNN")
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+        cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
+        cfg.MODEL.LOAD_PROPOSALS = True
+        for key, content in {"TRAIN": train, "TEST": test}.items():
+            path = tmp_path / f"{key}.pkl"
+            if content is not None:
+                path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+            cfg.DATASETS[f"PROPOSAL_FILES_{key}"] = (str(path),)
+        return cfg
+
+    return with_proposals
+
+
+def test_proposals_for_every_image_pass(with_proposals):
+    """Ids may be text, there may be more of them, and Detectron's files have other names."""
+    detectrons = stored(1, 3, 5, ids="indexes", logits="scores")
+    check_datasets(with_proposals(stored("5", "3"), detectrons))
+
+
+def test_a_missing_file_of_proposals(with_proposals, tmp_path):
+    cfg = with_proposals(stored(3, 5), None)
+    message = rf"PROPOSAL_FILES_TEST: {tmp_path}/TEST.pkl does not exist.* 'test' in DATASETS.TEST"
+    for train in (True, False):
+        with pytest.raises(FileNotFoundError, match=message):
+            check_datasets(cfg, train=train)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no pickle", [1, 2], {"ids": [3, 5]}, {**stored(3, 5), "ids": [3, 4, 5]}]
+)
+def test_a_file_that_holds_no_proposals(with_proposals, content):
+    cfg = with_proposals(content, stored(3, 5))
+    with pytest.raises(ValueError, match="PROPOSAL_FILES_TRAIN: .*TRAIN.pkl is not a file of prop"):
+        check_datasets(cfg)
+    check_datasets(cfg, train=False)
+
+
+def test_images_without_stored_proposals(with_proposals):
+    cfg = with_proposals(stored(3, 4), stored(3, 5))
+    message = "nothing for 1 of 2 images of data set 'own', the first with the id 5"
+    with pytest.raises(ValueError, match=message):
+        check_datasets(cfg)
+
+
+def test_a_file_of_proposals_for_each_data_set(with_proposals):
+    cfg = with_proposals(stored(3, 5), stored(3, 5))
+    cfg.DATASETS.PROPOSAL_FILES_TEST = ()
+    message = "PROPOSAL_FILES_TEST names 0 files and DATASETS.TEST 1 data sets"
+    with pytest.raises(ValueError, match=message):
+        check_datasets(cfg)
+
+
+def test_precomputed_proposals_have_to_be_loaded(with_proposals):
+    cfg = with_proposals(stored(3, 5), stored(3, 5))
+    cfg.MODEL.LOAD_PROPOSALS = False
+    with pytest.raises(ValueError, match="set MODEL.LOAD_PROPOSALS True"):
+        check_datasets(cfg)
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD data set is not here")
