@@ -18,7 +18,11 @@ SCORE_THRESHOLD = 0.5
 MAX_DETECTIONS = 100
 MAX_PROPOSALS = 30
 
-_CAPTION_HEIGHT = 28
+MIN_CAPTION_WIDTH = 320
+LINE_HEIGHT = 22
+
+_FONT = {"fontFace": cv2.FONT_HERSHEY_SIMPLEX, "fontScale": 0.55, "thickness": 1}
+MARGIN = 6
 _GAP = 6
 _WHITE = 255
 
@@ -28,6 +32,7 @@ def paint_detections(
     instances: Instances,
     metadata,
     score_threshold: float = SCORE_THRESHOLD,
+    scale: float | None = None,
 ) -> np.ndarray:
     """The image with detections, or the best proposals, painted in.
 
@@ -36,15 +41,16 @@ def paint_detections(
         instances (Instances): detections or proposals, in the frame of the image.
         metadata (Metadata): of the data set; its "thing_classes" name the classes.
         score_threshold (float): detections with a lower score are left out.
+        scale (float or None): how much the image is enlarged; None for a handy size.
 
     Returns:
-        ndarray: BGR image, enlarged or reduced to a handy size.
+        ndarray: BGR image.
     """
     instances = instances.to("cpu")
     if instances.has("proposal_boxes"):
         best = instances.objectness_logits.argsort(descending=True)[:MAX_PROPOSALS]
         boxes = instances.proposal_boxes.tensor[best].numpy()
-        return _paint(image, boxes, labels=None, classes=range(len(boxes)))
+        return _paint(image, boxes, labels=None, classes=range(len(boxes)), scale=scale)
     best = instances.scores.argsort(descending=True)[:MAX_DETECTIONS]
     instances = instances[best]
     instances = instances[instances.scores >= score_threshold]
@@ -54,7 +60,7 @@ def paint_detections(
         for name, score in zip(_names(classes, metadata), instances.scores.tolist(), strict=True)
     ]
     masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None
-    return _paint(image, instances.pred_boxes.tensor.numpy(), labels, classes, masks)
+    return _paint(image, instances.pred_boxes.tensor.numpy(), labels, classes, masks, scale)
 
 
 def paint_ground_truth(image: np.ndarray, ground_truth: Instances | dict, metadata) -> np.ndarray:
@@ -100,7 +106,7 @@ def ground_truth_beside_detections(
         "ground truth": paint_ground_truth(image, ground_truth, metadata),
         "detections": paint_detections(image, instances, metadata, score_threshold),
     }
-    return grid([_captioned(x, caption) for caption, x in painted.items()], columns=2)
+    return grid([captioned(x, [caption]) for caption, x in painted.items()], columns=2)
 
 
 def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -147,10 +153,45 @@ def picture_of_data_set(
     return grid(pairs, columns=2)
 
 
-def _paint(image, boxes, labels, classes, masks=None) -> np.ndarray:
+def captioned(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """The image below some lines of text, on white that is wide enough to hold a few words."""
     height, width = image.shape[:2]
-    scale = max(1.0, MIN_SHORT_SIDE / min(height, width))
-    scale = min(scale, MAX_LONG_SIDE / max(height, width))
+    top = LINE_HEIGHT * len(lines) + MARGIN
+    picture = np.full((top + height, max(width, MIN_CAPTION_WIDTH), 3), _WHITE, np.uint8)
+    for i, line in enumerate(lines):
+        write(picture, line, MARGIN, (i + 1) * LINE_HEIGHT)
+    picture[top:, :width] = image
+    return picture
+
+
+def write(image: np.ndarray, text: str, x: int, y: int) -> None:
+    """Write black text into the image, its base line starting at x, y."""
+    cv2.putText(image, text, (x, y - 4), color=(0, 0, 0), lineType=cv2.LINE_AA, **_FONT)
+
+
+def text_width(text: str) -> int:
+    """Width in pixels of what :func:`write` writes."""
+    return cv2.getTextSize(text, **_FONT)[0][0]
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Break text into lines that :func:`captioned` has room for over an image of this width."""
+    room = max(width, MIN_CAPTION_WIDTH) - 2 * MARGIN
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and text_width(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _paint(image, boxes, labels, classes, masks=None, scale=None) -> np.ndarray:
+    if scale is None:
+        height, width = image.shape[:2]
+        scale = max(1.0, MIN_SHORT_SIDE / min(height, width))
+        scale = min(scale, MAX_LONG_SIDE / max(height, width))
     # Colours are named here since Visualizer would draw them from numpy's global generator.
     palette = colormap(rgb=True, maximum=1)
     colors = [palette[i % len(palette)] for i in classes]
@@ -167,11 +208,5 @@ def _paint(image, boxes, labels, classes, masks=None) -> np.ndarray:
 
 
 def _names(classes: Sequence[int], metadata) -> list[str]:
-    names = metadata.get("thing_classes")
-    return [names[i] if names else str(i) for i in classes]
-
-
-def _captioned(image: np.ndarray, caption: str) -> np.ndarray:
-    strip = np.full((_CAPTION_HEIGHT, image.shape[1], 3), _WHITE, np.uint8)
-    cv2.putText(strip, caption, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.concatenate([strip, image])
+    names = metadata.get("thing_classes", [])
+    return [names[i] if i < len(names) else str(i) for i in classes]

@@ -8,13 +8,18 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from anchor_heads.visualization import (
+    LINE_HEIGHT,
     MAX_LONG_SIDE,
+    MIN_CAPTION_WIDTH,
     MIN_SHORT_SIDE,
+    captioned,
     grid,
     ground_truth_beside_detections,
     paint_detections,
     paint_ground_truth,
     picture_of_data_set,
+    text_width,
+    wrapped,
 )
 
 METADATA = Metadata(name="visualization_test", thing_classes=["cat", "dog"])
@@ -119,9 +124,9 @@ def test_both_beside_each_other():
 
 
 def test_classes_without_names_are_numbered():
-    nameless = Metadata(name="nameless")
-    picture = paint_detections(image(), detections([[9, 9, 99, 99]], [0.9], [7]), nameless)
-    assert painted_area(picture) is not None
+    for metadata in (Metadata(name="nameless"), METADATA):  # the latter has two names
+        picture = paint_detections(image(), detections([[9, 9, 99, 99]], [0.9], [7]), metadata)
+        assert painted_area(picture) is not None
 
 
 def test_grid_keeps_the_images_in_reading_order():
@@ -136,6 +141,34 @@ def test_grid_keeps_the_images_in_reading_order():
     assert grid(images[:1], columns=2).shape == (10, 20, 3)
     with pytest.raises(ValueError, match="0 images"):
         grid([], columns=2)
+
+
+def test_captions_are_wrapped_to_the_width_of_the_image():
+    text = "All of these words together are wider than one panel of a picture is"
+    narrow, wide = wrapped(text, width=100), wrapped(text, width=400)
+    assert len(narrow) > len(wide) > 1
+    assert " ".join(narrow) == " ".join(wide) == text
+    assert max(map(text_width, narrow)) < MIN_CAPTION_WIDTH < max(map(text_width, wide)) < 400
+    assert wrapped("", width=100) == [""]
+    longer = "word" * 100
+    assert wrapped(f"a {longer} b", width=400) == ["a", longer, "b"]
+
+
+def test_the_caption_is_above_the_image():
+    picture = captioned(image(50, 80), ["one", "two"])
+    assert picture.shape[1] == MIN_CAPTION_WIDTH
+    top = len(picture) - 50
+    assert (picture[top:, :80] == GREY).all() and (picture[top:, 80:] == 255).all()
+    for line in (0, 1):
+        written = picture[line * LINE_HEIGHT : (line + 1) * LINE_HEIGHT]
+        assert written.min() < 100
+
+
+def test_the_scale_of_detections_may_be_given():
+    found = detections([[100, 50, 300, 250]], [0.9], [1])
+    picture = paint_detections(image(), found, METADATA, scale=0.5)
+    assert picture.shape == (160, 200, 3)
+    assert painted_area(picture) == pytest.approx((50, 25, 150, 125), abs=3)
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""Time and memory of FreeAnchor's loss beside RetinaNet's, forward and backward.
+"""Time and memory of a method's losses beside RetinaNet's, matching included, forward and backward.
 
-Both losses get the same random predictions, shaped like those for one image on a ResNet-FPN:
-levels P3 to P7, nine anchors per location. Times are taken in turn in one process; memory is
-the peak of a fresh process above what it held before its first loss (on the CPU read from /proc,
-so on Linux only).
+The losses get random predictions, shaped like those for one image on a ResNet-FPN: levels P3 to
+P7, nine anchors per location, or one guided anchor. Times are taken in turn in one process; memory
+is the peak of a fresh process above what it held before its first loss (on the CPU read from
+/proc, so on Linux only).
 
-    python tools/benchmark_losses.py [--device cuda] [--objects 10 100 500]
+    python tools/benchmark_losses.py [--method GuidedAnchor] [--device cuda] [--objects 10 100 500]
 """
 
 import argparse
@@ -20,72 +20,126 @@ from detectron2.modeling import build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from anchor_heads import model_zoo
+from anchor_heads.layers import by_location
+from anchor_heads.matching import build_max_iou_matcher
 from anchor_heads.projects.free_anchor.likelihood import FreeAnchorLoss
 from anchor_heads.projects.free_anchor.retinanet import FreeAnchorRetinaNet
+from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
+from anchor_heads.projects.guided_anchoring.head import Guide
+from anchor_heads.projects.guided_anchoring.retinanet import GuidedAnchorRetinaNet
 
+CONFIGS = {
+    "FreeAnchor": "free_anchor/free_anchor_R_50_FPN_1x",
+    "GuidedAnchor": "guided_anchoring/ga_retinanet_R_50_FPN_1x",
+    "RetinaNet": "baselines/retinanet_R_50_FPN_1x",
+}
 STRIDES = (8, 16, 32, 64, 128)
 
 
 def make_model(name, device):
     """The detector of a config, without backbone and head."""
-    cfg = model_zoo.get_config("free_anchor/free_anchor_R_50_FPN_1x")
+    cfg = model_zoo.get_config(CONFIGS[name])
     node = cfg.MODEL.RETINANET
-    transform = Box2BoxTransform(node.BBOX_REG_WEIGHTS)
-    common = dict(
+    levels = [ShapeSpec(stride=stride) for stride in STRIDES]
+    arguments = dict(
         backbone=nn.Identity(),
         head=nn.Identity(),
         head_in_features=node.IN_FEATURES,
-        anchor_generator=build_anchor_generator(cfg, [ShapeSpec(stride=s) for s in STRIDES]),
-        box2box_transform=transform,
+        anchor_generator=build_anchor_generator(cfg, levels),
+        box2box_transform=Box2BoxTransform(node.BBOX_REG_WEIGHTS),
         anchor_matcher=Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, True),
         num_classes=node.NUM_CLASSES,
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
     )
-    if name == "RetinaNet":
-        return RetinaNet(**common).to(device)
-    loss = FreeAnchorLoss(
-        cfg,
-        box2box_transform=transform,
-        smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA,
-        box_reg_loss_type=node.BBOX_REG_LOSS_TYPE,
-    )
-    return FreeAnchorRetinaNet(free_anchor_loss=loss, **common).to(device)
+    if name == "FreeAnchor":
+        arguments["free_anchor_loss"] = FreeAnchorLoss(
+            cfg,
+            box2box_transform=arguments["box2box_transform"],
+            smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA,
+            box_reg_loss_type=node.BBOX_REG_LOSS_TYPE,
+        )
+        return FreeAnchorRetinaNet(**arguments).to(device)
+    if name == "GuidedAnchor":
+        user = cfg.MODEL.GUIDED_ANCHOR.RETINANET
+        arguments["anchor_matcher"] = build_max_iou_matcher(
+            node.IOU_THRESHOLDS, node.IOU_LABELS, user.MIN_IOU
+        )
+        arguments["guided_anchoring"] = GuidedAnchoring(cfg, user, levels)
+        return GuidedAnchorRetinaNet(**arguments).to(device)
+    return RetinaNet(**arguments).to(device)
 
 
-def make_inputs(height, width, num_objects, num_classes, device):
-    """Feature maps (for their size), (logits, deltas) per level and the objects of one image."""
-    torch.manual_seed(0)
-    sizes = [(-(-height // s), -(-width // s)) for s in STRIDES]
-    features = [torch.empty(1, 1, h, w, device=device) for h, w in sizes]
-    logits = [torch.randn(1, 9 * num_classes, h, w, device=device).sub_(4) for h, w in sizes]
-    deltas = [torch.randn(1, 9 * 4, h, w, device=device).mul_(0.5) for h, w in sizes]
-    for x in logits + deltas:
-        x.requires_grad_()
+class GivenPredictions(nn.Module):
+    """Stands for the head that judges guided anchors."""
 
+    def __init__(self, logits, deltas):
+        super().__init__()
+        self.predictions = zip(logits, deltas, strict=True)
+
+    def predict(self, guide):
+        return tuple(by_location(x) for x in next(self.predictions))
+
+
+def make_predictions(name, sizes, num_classes, device):
+    """Logits and deltas per level, and for guided anchors location and shape too."""
+
+    def random(channels, scale, shift=0.0):
+        maps = [torch.randn(1, channels, h, w, device=device) for h, w in sizes]
+        return [x.mul_(scale).add_(shift).requires_grad_() for x in maps]
+
+    anchors = 1 if name == "GuidedAnchor" else 9
+    predictions = [random(anchors * num_classes, 1.0, -4.0), random(anchors * 4, 0.5)]
+    if name == "GuidedAnchor":
+        predictions += [random(1, 1.0, -4.0), random(2, 0.3)]
+    return predictions
+
+
+def make_objects(height, width, num_objects, num_classes, device):
     side = torch.exp(torch.empty(num_objects, 2).uniform_(3, 5.5))  # 20 to 245 pixels
     centre = torch.rand(num_objects, 2) * torch.tensor([width, height])
     boxes = Boxes(torch.cat([centre - side / 2, centre + side / 2], dim=1))
     boxes.clip((height, width))
     objects = Instances((height, width), gt_boxes=boxes)
     objects.gt_classes = torch.randint(num_classes, (num_objects,))
-    return features, (logits, deltas), [objects.to(device)]
+    return objects.to(device)
 
 
-def step(model, features, predictions, objects):
-    """Forward and backward; returns its seconds."""
-    for x in predictions[0] + predictions[1]:
-        x.grad = None
-    synchronize(features[0].device)
-    start = time.perf_counter()
-    sum(model.forward_training(None, features, predictions, objects).values()).backward()
-    synchronize(features[0].device)
-    return time.perf_counter() - start
+class Step:
+    """The losses of one image, forward and backward."""
+
+    def __init__(self, name, args, num_objects):
+        torch.manual_seed(0)
+        height, width = args.image_size
+        self.device = torch.device(args.device)
+        self.model = make_model(name, self.device)
+        sizes = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+        classes = self.model.num_classes
+        self.predictions = make_predictions(name, sizes, classes, self.device)
+        self.features = [torch.empty(1, 1, *size, device=self.device) for size in sizes]
+        self.objects = [make_objects(height, width, num_objects, classes, self.device)]
+        self.images = ImageList(torch.empty(1, 3, height, width), [(height, width)])
+
+    def __call__(self):
+        """Returns its seconds."""
+        for level in self.predictions:
+            for x in level:
+                x.grad = None
+        predictions = self.predictions[:2]
+        if len(self.predictions) > 2:
+            self.model.head = GivenPredictions(*predictions)
+            predictions = [Guide(*level, ()) for level in zip(*self.predictions[2:], strict=True)]
+        synchronize(self.device)
+        start = time.perf_counter()
+        losses = self.model.forward_training(self.images, self.features, predictions, self.objects)
+        sum(losses.values()).backward()
+        synchronize(self.device)
+        return time.perf_counter() - start
 
 
 def synchronize(device):
@@ -102,16 +156,14 @@ def resident_kilobytes(field):
 def measure_memory(name, args, num_objects, result):
     """Put the peak memory of three steps into ``result``, in MB, above that of the inputs."""
     torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    model = make_model(name, device)
-    inputs = make_inputs(*args.image_size, num_objects, model.num_classes, device)
-    cuda = device.type == "cuda"
+    step = Step(name, args, num_objects)
+    cuda = step.device.type == "cuda"
     if not cuda:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which a child inherits
     before = torch.cuda.memory_allocated() if cuda else resident_kilobytes("VmRSS") * 1024
     with EventStorage():
         for _ in range(3):
-            step(model, *inputs)
+            step()
     peak = torch.cuda.max_memory_allocated() if cuda else resident_kilobytes("VmHWM") * 1024
     result.value = (peak - before) / 1e6
 
@@ -129,19 +181,19 @@ def peak_memory(name, args, num_objects):
 
 def compare_times(args, num_objects):
     """Medians in seconds of both losses, and median and quartiles of the ratios pair by pair."""
-    device = torch.device(args.device)
-    models = [make_model(name, device) for name in ("FreeAnchor", "RetinaNet")]
-    inputs = make_inputs(*args.image_size, num_objects, models[0].num_classes, device)
+    steps = [Step(name, args, num_objects) for name in (args.method, "RetinaNet")]
     with EventStorage():
         for _ in range(args.warmup):
-            [step(model, *inputs) for model in models]
-        pairs = [[step(model, *inputs) for model in models] for _ in range(args.repeats)]
+            [step() for step in steps]
+        pairs = [[step() for step in steps] for _ in range(args.repeats)]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     return ours, theirs, statistics.quantiles([a / b for a, b in pairs], n=4)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    methods = ("FreeAnchor", "GuidedAnchor")
+    parser.add_argument("--method", choices=methods, default=methods[0])
     parser.add_argument("--objects", type=int, nargs="+", default=[10, 100, 500])
     parser.add_argument("--image-size", type=int, nargs=2, default=[800, 1216], metavar=("H", "W"))
     parser.add_argument("--device", default="cpu")
@@ -156,12 +208,12 @@ def main():
         f"One image of {height}x{width}, 80 classes, {args.device}, {args.threads} threads, "
         f"torch {torch.__version__}; medians of {args.repeats} pairs.\n"
     )
-    columns = ("objects", "FreeAnchor s", "RetinaNet s", "ratio (quartiles)")
-    columns += ("FreeAnchor MB", "RetinaNet MB")
+    columns = ("objects", f"{args.method} s", "RetinaNet s", "ratio (quartiles)")
+    columns += (f"{args.method} MB", "RetinaNet MB")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for n in args.objects:
         ours, theirs, (low, median, high) = compare_times(args, n)
-        memory = [peak_memory(name, args, n) for name in ("FreeAnchor", "RetinaNet")]
+        memory = [peak_memory(name, args, n) for name in (args.method, "RetinaNet")]
         print(
             f"| {n} | {ours:.3f} | {theirs:.3f} | {median:.2f} ({low:.2f} to {high:.2f}) "
             f"| {memory[0]:.0f} | {memory[1]:.0f} |",

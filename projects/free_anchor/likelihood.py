@@ -111,7 +111,8 @@ class FreeAnchorLoss(nn.Module):
         """
         with torch.autocast(pred_logits.device.type, enabled=False):
             logits, deltas = pred_logits.float(), pred_deltas.float()
-            bag_losses = self._bag_losses(anchors, logits, deltas, gt_boxes, gt_classes)
+            _, log_matches = self.log_matches(anchors, logits, deltas, gt_boxes, gt_classes)
+            bag_losses = positive_bag_loss(log_matches)
             index, localized = self._localized(anchors, logits, deltas, gt_boxes, gt_classes)
             background_loss = negative_loss(logits, index, localized, self.gamma)
 
@@ -126,24 +127,30 @@ class FreeAnchorLoss(nn.Module):
         negative = background_loss / loss_normalizer(self.bag_size * num_objects, device)
         return self.alpha * positive, (1 - self.alpha) * negative
 
-    def _bag_losses(self, anchors, logits, deltas, gt_boxes, gt_classes) -> Tensor:
-        """(M,) losses of the objects of the batch; arguments as in :meth:`forward`."""
+    def log_matches(self, anchors, logits, deltas, gt_boxes, gt_classes) -> tuple[Tensor, Tensor]:
+        """How well each anchor of each object's bag matches it; arguments as in :meth:`forward`.
+
+        Returns:
+            Tensor: (M, B) int64, the bags of the objects of the batch: indices into the R anchors.
+            Tensor: (M, B) log of the matching probabilities.
+        """
         num_anchors = len(anchors)
         bags = [anchor_bags(boxes, anchors, self.bag_size) for boxes in gt_boxes]
         # Indices into the (N x R) anchors of the batch, (M, B).
         chosen = torch.cat([bag + i * num_anchors for i, bag in enumerate(bags)])
+        bags = torch.cat(bags)
         classes = torch.cat(gt_classes)[:, None]
         objects = torch.cat(gt_boxes)[:, None].expand(-1, chosen.shape[1], -1)
 
         targets = self.box2box_transform.get_deltas(
-            anchors[torch.cat(bags)].flatten(0, 1), objects.flatten(0, 1)
+            anchors[bags].flatten(0, 1), objects.flatten(0, 1)
         ).view_as(objects)
         box_loss = smooth_l1_loss(
             deltas.flatten(0, 1)[chosen], targets, self.smooth_l1_beta, reduction="none"
         ).sum(dim=2)
         # P(a detects b) = P(class) * P(box)
         log_p_class = F.logsigmoid(logits.flatten(0, 1)[chosen, classes])
-        return positive_bag_loss(log_p_class - self.box_loss_weight * box_loss)
+        return bags, log_p_class - self.box_loss_weight * box_loss
 
     @torch.no_grad()
     def _localized(self, anchors, logits, deltas, gt_boxes, gt_classes) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes
 
 from . import legacy
+from .inspection import inspect_bags
 from .likelihood import FreeAnchorLoss
 
 
@@ -64,6 +65,16 @@ class FreeAnchorRetinaNet(RetinaNet):
             [x.gt_classes for x in gt_instances],
         )
         return {"loss_positive": loss_positive, "loss_negative": loss_negative}
+
+    def inspect_anchors(self, features, image_size, objects):
+        """The bags of the objects; see :mod:`anchor_heads.anchor_inspection`."""
+        pred_logits, pred_deltas = self._transpose_dense_predictions(
+            self.head(features), [self.num_classes, 4]
+        )
+        anchors = self.anchor_generator(features)
+        return inspect_bags(
+            self.free_anchor_loss, anchors, pred_logits, pred_deltas, image_size, objects
+        )
 
     def _decode_per_level_predictions(
         self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size

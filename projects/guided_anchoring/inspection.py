@@ -1,7 +1,6 @@
 """Guided anchors for pictures: the location probability, and the best anchors that pass."""
 
 import torch
-from torch import Tensor
 
 from anchor_heads.anchor_inspection import InspectedAnchors, crop_location_maps
 
@@ -30,7 +29,7 @@ def inspect_guided_anchors(
     threshold = guided_anchoring.location_thresh
     passing = int((probability >= threshold).sum())
     best = probability.topk(min(passing, MAX_ANCHORS)).indices
-    anchors: Tensor = torch.cat(guided_anchoring.anchors(guides), dim=1)[0]
+    anchors = torch.cat(guided_anchoring.anchors(guides), dim=1)[0]
     generator = guided_anchoring.square_generator
     return InspectedAnchors(
         image_size,

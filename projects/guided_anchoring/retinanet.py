@@ -13,6 +13,7 @@ from anchor_heads.one_stage import PredictedAnchorDetector
 
 from .anchoring import GuidedAnchoring
 from .head import GuidedAnchorRetinaNetHead
+from .inspection import inspect_guided_anchors
 
 
 @META_ARCH_REGISTRY.register()
@@ -118,3 +119,10 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
                 )
             )
         return results
+
+    def inspect_anchors(self, features, image_size, objects):
+        """The best anchors that pass; see :mod:`anchor_heads.anchor_inspection`."""
+        guides = self.head(features)
+        return inspect_guided_anchors(
+            self.guided_anchoring, guides, self.head_in_features, image_size
+        )

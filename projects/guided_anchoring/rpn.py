@@ -7,6 +7,7 @@ from anchor_heads.matching import build_max_iou_matcher
 from anchor_heads.proposals import PredictedAnchorRPN
 
 from .anchoring import GuidedAnchoring
+from .inspection import inspect_guided_anchors
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -81,3 +82,8 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
     def _proposals(self, levels, image_size):
         anchors, logits, deltas = zip(*levels, strict=True)
         return self.predict_proposals(anchors, [x[:, 0] for x in logits], deltas, image_size)
+
+    def inspect_anchors(self, features, image_size, objects):
+        """The best anchors that pass; see :mod:`anchor_heads.anchor_inspection`."""
+        guides = self.rpn_head(features)
+        return inspect_guided_anchors(self.guided_anchoring, guides, self.in_features, image_size)
