@@ -102,7 +102,8 @@ def start(script: str, *command_line, torchrun: bool = False) -> subprocess.Pope
     python = [sys.executable]
     if torchrun:
         python += "-m torch.distributed.run --standalone --nproc-per-node 2".split()
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    folders = [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(folders)
     log = tempfile.TemporaryFile("w+")  # not a pipe, which stops the script when it is full
     process = subprocess.Popen(
         [*python, str(REPOSITORY / script), *map(str, command_line)],

@@ -1,0 +1,59 @@
+"""Memory of the targets of GA-RPN on an image of 800x1216.
+
+python tests/projects/guided_anchoring/test_guided_anchor_memory.py OBJECTS   prints their MB.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from guided_published import input_shape, published_cfg
+from tiny_run import finish, start
+
+from anchor_heads.projects.guided_anchoring.head import Guide
+from anchor_heads.projects.guided_anchoring.rpn import GuidedAnchorRPN
+
+STRIDES = (4, 8, 16, 32, 64)
+
+
+def kilobytes(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def measure(num_objects):
+    """Peak in MB above what is held before, with all anchors but without a network."""
+    torch.set_num_threads(1)
+    shapes = dict(zip(("p2", "p3", "p4", "p5", "p6"), input_shape(STRIDES), strict=True))
+    generator = GuidedAnchorRPN(published_cfg(), shapes)
+    anchoring = generator.guided_anchoring
+    sizes = [(-(-800 // stride), -(-1216 // stride)) for stride in STRIDES]
+    guides = [Guide(torch.zeros(1, 1, *size), torch.zeros(1, 2, *size), ()) for size in sizes]
+    corner = torch.rand(num_objects, 2) * torch.tensor([1100.0, 700.0])
+    boxes = torch.cat([corner, corner + 20 + torch.rand(num_objects, 2) * 80], dim=1)
+    objects = [Instances((800, 1216), gt_boxes=Boxes(boxes))]
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = kilobytes("VmRSS")
+    valid = anchoring.valid_cells(guides, [(800, 1216)])
+    with EventStorage():
+        anchoring.losses(guides, objects, valid)
+    anchors = torch.cat(anchoring.anchors(guides), dim=1)
+    generator.label_and_sample_anchors(anchors, objects, valid)
+    return (kilobytes("VmHWM") - before) / 1e3
+
+
+def test_targets_of_500_objects_need_no_more_memory_than_those_of_10():
+    used = {}
+    for num_objects in (10, 500):
+        code, said = finish(start(Path(__file__), num_objects))
+        assert code == 0, said
+        used[num_objects] = float(said.split()[-1])
+    assert 20 < used[10] < 400
+    assert used[500] < 1.25 * used[10]
+
+
+if __name__ == "__main__":
+    print(measure(int(sys.argv[1])))
