@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Locations handled at a time: their 3x3 patches, 9 x C numbers each, then fit into some megabytes.
-CHUNK_LOCATIONS = 2048
+# Locations handled at a time: their 3x3 patches, 9 x C numbers each, then fit into a few dozen megabytes.
+CHUNK_LOCATIONS = 4096
 
 
 def rows(x: Tensor) -> Tensor:
