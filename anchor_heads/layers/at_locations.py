@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Locations handled at a time: their 3x3 patches, 9 x C numbers each, then fit into a few dozen megabytes.
+# Locations handled at a time: their 3x3 patches, 9 x C numbers each, fit into dozens of megabytes.
 CHUNK_LOCATIONS = 4096
 
 
