@@ -6,24 +6,31 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 
-def loss_normalizer(count: int, device: torch.device) -> Tensor:
+def loss_normalizer(count: float, device: torch.device, least: float = 1.0) -> Tensor:
     """What each process divides its summed loss by, for a loss normalised over all of them.
 
-    It is the mean count of a process, max(1, total) / processes: after DistributedDataParallel has
-    averaged the gradients, n processes with a part of the batch each have taken the same step as
-    one process with the whole batch. Every process must call it, those without objects too.
+    It is the mean count of a process, max(least, total) / processes: after
+    DistributedDataParallel has averaged the gradients, n processes with a part of the batch each
+    have taken the same step as one process with the whole batch. Every process must call it, those
+    without objects too.
 
     Args:
-        count (int): what this process has of the thing counted, for example objects.
+        count (float): what this process has of the thing counted, for example objects.
         device (torch.device): where the result is wanted.
+        least (float): above 0. What a total of sums of weights, not of counts, must reach.
 
     Returns:
         Tensor: a float32 scalar above 0, the same in every process.
     """
+    return sum_over_processes(count, device).clamp(min=least) / comm.get_world_size()
+
+
+def sum_over_processes(count: float, device: torch.device) -> Tensor:
+    """The total of what each process has, a float32 scalar. Every process must call it."""
     total = torch.tensor(float(count), device=device)
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
-    return total.clamp(min=1) / comm.get_world_size()
+    return total
 
 
 def unwrap(model: nn.Module) -> nn.Module:

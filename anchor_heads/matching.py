@@ -9,7 +9,7 @@ Shape shorthand in this module:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -81,9 +81,8 @@ def match_max_iou(
     best = anchors.new_zeros(len(anchors))  # of each anchor, over the objects so far
     matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     taken_by = torch.full_like(matched, -1)
-    best_iou = []
-    for chunk, iou in pairwise_iou_chunks(objects, anchors.reshape(-1, 4)):
-        iou = iou.view(len(iou), len(anchors), -1).amax(dim=2)
+    best_of_objects = objects.new_zeros(len(objects))
+    for chunk, iou in _best_iou_chunks(objects, anchors):
         best_here, object_here = iou.max(dim=0)
         better = best_here > best
         best[better] = best_here[better]
@@ -93,17 +92,23 @@ def match_max_iou(
         takes = (iou == best_of_object[:, None]) & (best_of_object >= min_iou)[:, None]
         taker, taken = takes.nonzero(as_tuple=True)
         taken_by.scatter_reduce_(0, taken, taker + chunk.start, "amax")
-        best_iou.append(best_of_object)
+        best_of_objects[chunk] = best_of_object
 
     labels = torch.full_like(matched, -1, dtype=torch.int8)
     labels[best < thresholds[0]] = 0
     labels[best >= thresholds[-1]] = 1
     labels[taken_by >= 0] = 1
-    return Match(
-        torch.where(taken_by >= 0, taken_by, matched),
-        labels,
-        torch.cat(best_iou) if best_iou else best.new_zeros(0),
-    )
+    return Match(torch.where(taken_by >= 0, taken_by, matched), labels, best_of_objects)
+
+
+def _best_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """:func:`pairwise_iou_chunks` with (R, 4) anchors, or with the best of (R, A, 4)."""
+    if len(anchors) == 0:
+        return
+    # One box per anchor at a time: each part of the overlap then fits into the cache.
+    boxes = anchors.view(len(anchors), -1, 4).unbind(1)
+    for parts in zip(*(pairwise_iou_chunks(objects, x) for x in boxes), strict=True):
+        yield parts[0][0], reduce(torch.maximum, (iou for _, iou in parts))
 
 
 def build_max_iou_matcher(
@@ -112,12 +117,14 @@ def build_max_iou_matcher(
     """:func:`match_max_iou` with Detectron2's ``IOU_THRESHOLDS`` and ``IOU_LABELS``.
 
     Raises:
-        ValueError: if the labels are not [0, 1], or [0, -1, 1] with an ignored band.
+        ValueError: if it is not one threshold with the labels [0, 1], or two that ascend with
+            [0, -1, 1] for an ignored band.
     """
-    if list(labels) != ([0, 1] if len(thresholds) == 1 else [0, -1, 1]):
+    expected = {1: [0, 1], 2: [0, -1, 1]}.get(len(thresholds))
+    if list(labels) != expected or list(thresholds) != sorted(thresholds):
         raise ValueError(
-            f"IOU_THRESHOLDS {list(thresholds)} with IOU_LABELS {list(labels)}: this matching "
-            "takes one threshold with the labels [0, 1], or two with [0, -1, 1]."
+            f"IoU thresholds {list(thresholds)} with the labels {list(labels)}: this matching "
+            "takes one threshold with the labels [0, 1], or two that ascend with [0, -1, 1]."
         )
     return partial(match_max_iou, thresholds=tuple(thresholds), min_iou=min_iou)
 

@@ -1,12 +1,15 @@
 """What the one-stage detectors have in common."""
 
 import sys
+from collections.abc import Iterable
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
-from detectron2.structures import Boxes
-from torch import nn
+from detectron2.structures import Boxes, Instances
+from fvcore.nn import sigmoid_focal_loss_jit
+from torch import Tensor, nn
 
 from anchor_heads.box_regression import BoundedBox2BoxTransform
 from anchor_heads.distributed import unwrap
@@ -29,7 +32,7 @@ def candidates_before_nms(model: nn.Module, topk_candidates: int | None = None):
             RetinaNet (``test_topk_candidates``, ``test_nms_thresh``,
             ``max_detections_per_image``), or the DistributedDataParallel module around it.
         topk_candidates (int or None): candidates kept per feature level, the best first; None for
-            all of them.
+            all of them. Detectors with predicted anchors keep so many anchors, with all classes.
 
     Raises:
         TypeError: if the model lacks one of these attributes, as GeneralizedRCNN does.
@@ -59,8 +62,15 @@ def candidates_before_nms(model: nn.Module, topk_candidates: int | None = None):
 class PredictedAnchorDetector(RetinaNet):
     """A one-stage detector that predicts its anchors, so that each image has its own.
 
-    Box regression, labels and detections of RetinaNet for such anchors; a method adds its head, its
-    losses, and what it does with the anchors of an image.
+    Box regression, labels, class loss and detections of RetinaNet for such anchors; a method adds
+    its head, its other losses, and what it does with the anchors of an image.
+
+    Shape shorthand:
+
+        N: number of images
+        R: number of anchors of one image, over all levels
+        Ri: number of anchors of one image on level i
+        K: number of classes
     """
 
     @classmethod
@@ -95,16 +105,62 @@ class PredictedAnchorDetector(RetinaNet):
             best_iou.append(match.best_iou)
         return torch.stack(labels), torch.stack(boxes), torch.cat(best_iou)
 
+    def class_loss(self, pred_logits: Tensor, gt_labels: Tensor) -> Tensor:
+        """Focal loss of the anchors that are not ignored.
+
+        Args:
+            pred_logits (Tensor): (N, R, K).
+            gt_labels (Tensor): see :meth:`label_anchors`.
+
+        Returns:
+            Tensor: scalar, the sum over anchors and classes.
+        """
+        used = gt_labels >= 0
+        one_hot = F.one_hot(gt_labels[used], self.num_classes + 1)[:, :-1]
+        return sigmoid_focal_loss_jit(
+            pred_logits[used],
+            one_hot.to(pred_logits.dtype),
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+            reduction="sum",
+        )
+
+    def detect(
+        self, levels: Iterable[tuple[Tensor, Tensor, Tensor]], image_size: tuple[int, int]
+    ) -> Instances:
+        """The detections of one image.
+
+        Args:
+            levels (iterable): for each level the anchors (Ri, 4), their scores and their deltas,
+                as :meth:`inference_single_image` takes them. Ri may be 0.
+            image_size (tuple[int, int]): height and width.
+
+        Returns:
+            Instances: with "pred_boxes", "scores" and "pred_classes", the best first.
+        """
+        anchors, scores, deltas = zip(*levels, strict=True)
+        boxes = [Boxes(level) for level in anchors]
+        return self.inference_single_image(boxes, scores, deltas, image_size)
+
+    @staticmethod
+    def best_anchors(scores: Tensor, topk: int) -> Tensor | slice:
+        """Those of (Ri, K) scores that have the highest score in any class: at most ``topk``
+        indices, or all."""
+        return scores.amax(dim=1).topk(topk).indices if len(scores) > topk else slice(None)
+
     def _decode_per_level_predictions(
         self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
     ):
         """Like RetinaNet's, but the limit is on anchors and not on pairs of anchor and class, and
         boxes are clipped before NMS: both as published for detectors of this kind."""
-        if len(pred_scores) > topk_candidates:
-            best = pred_scores.amax(dim=1).topk(topk_candidates).indices
-            anchors, pred_scores, pred_deltas = anchors[best], pred_scores[best], pred_deltas[best]
+        best = self.best_anchors(pred_scores, topk_candidates)
         results = super()._decode_per_level_predictions(
-            anchors, pred_scores, pred_deltas, score_thresh, sys.maxsize, image_size
+            anchors[best],
+            pred_scores[best],
+            pred_deltas[best],
+            score_thresh,
+            sys.maxsize,
+            image_size,
         )
         results.pred_boxes.clip(image_size)
         return results

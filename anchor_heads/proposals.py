@@ -2,14 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from anchor_heads.box_regression import BoundedBox2BoxTransform
+from anchor_heads.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.distributed import loss_normalizer
 from anchor_heads.matching import match_valid, matched_boxes
 
@@ -18,7 +17,7 @@ class PredictedAnchorRPN(RPN):
     """A region proposal network that predicts its anchors, so that each image has its own.
 
     Labels, losses and proposals of RPN for such anchors; a method adds its head and
-    :meth:`forward`.
+    :meth:`forward`, which hands each level's predictions to :meth:`train_on` and :meth:`propose`.
 
     Shape shorthand:
 
@@ -32,6 +31,11 @@ class PredictedAnchorRPN(RPN):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        if cfg.MODEL.RPN.BOUNDARY_THRESH >= 0:
+            raise ValueError(
+                f"MODEL.RPN.BOUNDARY_THRESH is {cfg.MODEL.RPN.BOUNDARY_THRESH}: predicted anchors "
+                "are not left out for crossing the image's border. Set it to -1."
+            )
         if cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead":
             cfg = cfg.clone()
             cfg.defrost()
@@ -85,12 +89,11 @@ class PredictedAnchorRPN(RPN):
             "loss_rpn_cls": F.binary_cross_entropy_with_logits(
                 pred_objectness_logits[used], gt_labels[used].float(), reduction="sum"
             ),
-            "loss_rpn_loc": _dense_box_regression_loss(
-                [Boxes(anchors[positive])],
+            "loss_rpn_loc": box_regression_loss(
                 self.box2box_transform,
-                [pred_anchor_deltas[positive][None]],
-                [gt_boxes[positive]],
-                positive[positive][None],
+                anchors[positive],
+                pred_anchor_deltas[positive],
+                gt_boxes[positive],
                 self.box_reg_loss_type,
                 self.smooth_l1_beta,
             ),
@@ -100,6 +103,48 @@ class PredictedAnchorRPN(RPN):
             name: loss / normalizer * self.loss_weight.get(name, 1.0)
             for name, loss in losses.items()
         }
+
+    def train_on(
+        self,
+        levels: list[tuple[Tensor, Tensor, Tensor]],
+        gt_instances: list[Instances],
+        valid: Tensor,
+        image_sizes: list[tuple[int, int]],
+    ) -> tuple[list[Instances], dict[str, Tensor], Tensor]:
+        """
+        Args:
+            levels (list): for each level the anchors (N, Ri, 4), their logits (N, Ri, 1) and their
+                deltas (N, Ri, 4).
+            gt_instances, valid: see :meth:`label_and_sample_anchors`.
+            image_sizes (list[tuple[int, int]]): N pairs of height and width.
+
+        Returns:
+            list[Instances]: N of them, the proposals.
+            dict[str, Tensor]: see :meth:`losses`.
+            Tensor: see :meth:`label_and_sample_anchors`, the third.
+        """
+        anchors, logits, deltas = (torch.cat(x, dim=1) for x in zip(*levels, strict=True))
+        labels, boxes, best_iou = self.label_and_sample_anchors(anchors, gt_instances, valid)
+        losses = self.losses(anchors, logits[..., 0], labels, deltas, boxes)
+        proposals = [
+            self.propose([[x[i].detach() for x in level] for level in levels], size)
+            for i, size in enumerate(image_sizes)
+        ]
+        return proposals, losses, best_iou
+
+    def propose(self, levels, image_size: tuple[int, int]) -> Instances:
+        """The proposals of one image.
+
+        Args:
+            levels (iterable): for each level the anchors (Ri, 4), their logits (Ri, 1) and their
+                deltas (Ri, 4). Ri may be 0.
+            image_size (tuple[int, int]): height and width.
+
+        Returns:
+            Instances: see :meth:`predict_proposals`.
+        """
+        anchors, logits, deltas = zip(*levels, strict=True)
+        return self.predict_proposals(anchors, [x[:, 0] for x in logits], deltas, image_size)
 
     @torch.no_grad()
     def predict_proposals(

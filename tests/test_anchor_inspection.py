@@ -172,7 +172,27 @@ def test_of_guided_anchoring_at_most_100_and_maybe_none(tmp_path, objects):
     assert len(none.location_maps) == 3
 
 
-@pytest.mark.parametrize("meta_architecture", ["RetinaNet", "FreeAnchorRetinaNet"])
+@pytest.mark.parametrize(
+    "names", [("DynamicAnchorRetinaNet", "RPN"), ("ProposalNetwork", "DynamicAnchorRPN")]
+)
+def test_of_dynamic_anchor_the_best_of_each_object(tmp_path, image, objects, names):
+    model = tiny_model(tmp_path, *names, overrides=["MODEL.ANCHOR_GENERATOR.OFFSET", 0.5])
+    source = anchor_source(model)
+    head = source.head if source is model else source.rpn_head
+    torch.nn.init.zeros_(head.conv_anchor.weight)  # anchors are the squares
+    inspected = inspect_anchors(model, image, objects)
+    # Squares of 16, 16 and 32 pixels; of those with the same IoU the first.
+    expected = torch.tensor([[4.0, 4, 20, 20], [20, 12, 36, 28], [8, 8, 40, 40]])
+    torch.testing.assert_close(inspected.boxes, expected)
+    best_iou = pairwise_iou(Boxes(expected), objects.gt_boxes).diagonal()
+    torch.testing.assert_close(inspected.strength, best_iou)
+    assert inspected.strength_name == "IoU" and inspected.location_maps == []
+    assert inspected.caption.startswith(f"3 of {8**2 + 4**2 + 2**2} dynamic anchors")
+
+
+@pytest.mark.parametrize(
+    "meta_architecture", ["RetinaNet", "FreeAnchorRetinaNet", "DynamicAnchorRetinaNet"]
+)
 def test_no_object_no_anchor(tmp_path, image, meta_architecture):
     nothing = Instances(
         SIZE, gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64)

@@ -93,6 +93,18 @@ def test_matching_in_chunks_equals_matching_at_once(num_objects, monkeypatch):
         assert matched_boxes(at_once, objects).shape == (300, 4)
 
 
+def test_no_anchors_match_nothing():
+    match = match_max_iou(OBJECT, ANCHORS[:0], (0.5,), min_iou=0.0)
+    assert match.labels.shape == match.objects.shape == (0,)
+    assert match.best_iou.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("thresholds", [[], [0.7, 0.3], [0.3, 0.5, 0.7]])
+def test_thresholds_that_this_matching_does_not_know_are_refused(thresholds):
+    with pytest.raises(ValueError, match="one threshold with the labels"):
+        build_max_iou_matcher(thresholds, [0, -1, 1], min_iou=0.0)
+
+
 def test_anchors_that_are_not_valid_are_ignored():
     matcher = build_max_iou_matcher([0.4, 0.8], [0, -1, 1], min_iou=0.9)
     valid = torch.tensor([False, True, True, True, True])
@@ -102,5 +114,5 @@ def test_anchors_that_are_not_valid_are_ignored():
 
 
 def test_labels_that_this_matching_does_not_know_are_refused():
-    with pytest.raises(ValueError, match=r"two with \[0, -1, 1\]"):
+    with pytest.raises(ValueError, match=r"two that ascend with \[0, -1, 1\]"):
         build_max_iou_matcher([0.4, 0.5], [0, 0, 1], min_iou=0.0)

@@ -10,7 +10,15 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
-from tiny_run import Record, arguments, loggers_as_before, read_record, train, write_config
+from tiny_run import (
+    Record,
+    arguments,
+    load_weights,
+    loggers_as_before,
+    read_record,
+    train,
+    write_config,
+)
 from tiny_run import write_data_set as write_tiny_data_set
 
 from anchor_heads.data.shapes import make_shapes
@@ -114,6 +122,13 @@ def test_fast_rcnn_learns_from_the_proposals_that_a_ga_rpn_stores(shapes):
     assert not {name for name in losses[0] if "rpn" in name or "anchor" in name}
     metrics = Path("output/fast_rcnn/metrics.json").read_text().splitlines()
     assert "bbox/AP" in json.loads(metrics[-1])
+
+    # Fine-tuning: the same from the weights of a detector, here with learning switched off.
+    tuned = ["MODEL.WEIGHTS", "output/fast_rcnn/model_final.pth", "OUTPUT_DIR", "output/tuned"]
+    tuned += ["SOLVER.MAX_ITER", 1, "SOLVER.BASE_LR", 0.0]
+    trainer = train(arguments("quick_start/faster_rcnn", *options, *tuned))
+    weights = load_weights("output/fast_rcnn")
+    assert all(torch.equal(p, weights[name]) for name, p in trainer.model.named_parameters())
 
 
 def write_tiny_config(folder, without=()):

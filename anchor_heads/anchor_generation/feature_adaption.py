@@ -1,3 +1,4 @@
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,7 +35,8 @@ class FeatureAdaption(nn.Module):
         Returns:
             Tensor: (N, out_channels, H, W), not negative.
         """
-        return F.relu(self.conv_adaption(x, self.conv_offset(shape.detach())))
+        with torch.autocast(x.device.type, enabled=False):
+            return F.relu(self.conv_adaption(x, self.conv_offset(shape.detach().float())))
 
     def at(self, x: Tensor, shape: Tensor, locations: Tensor) -> Tensor:
         """What :meth:`forward` has at (n,) locations, indices into the flattened (N, H, W).
@@ -42,5 +44,7 @@ class FeatureAdaption(nn.Module):
         Returns:
             Tensor: (n, out_channels).
         """
-        offset = F.linear(rows_at(shape.detach(), locations), self.conv_offset.weight.flatten(1))
-        return F.relu(self.conv_adaption.at(x, offset, locations))
+        with torch.autocast(x.device.type, enabled=False):
+            shape = rows_at(shape.detach().float(), locations)
+            offset = F.linear(shape, self.conv_offset.weight.flatten(1))
+            return F.relu(self.conv_adaption.at(x, offset, locations))

@@ -1,8 +1,8 @@
 """Deformable convolution on every device, of a whole feature map or at chosen locations only.
 
-Detectron2's has no gradient and one offset group on the CPU, torchvision's has both but takes there
-as long as a dozen plain convolutions. Here the sampling is one weighted ``embedding_bag``, whose
-kernels are fast on the CPU; a whole map on a GPU is left to torchvision.
+Detectron2's has no gradient and one offset group on the CPU, torchvision's has both but takes
+there several times as long as a plain convolution. Here the sampling is one weighted
+``embedding_bag``, whose kernels are fast on the CPU; a whole map on a GPU is left to torchvision.
 
 Shape shorthand in this module:
 
@@ -47,9 +47,10 @@ def deform_conv2d(
     """
     if x.is_cuda:
         padding = [size // 2 for size in weight.shape[2:]]
+        x, offset, weight, bias, mask = _full_precision(x, offset, weight, bias, mask)
         with torch.autocast("cuda", enabled=False):
             return torchvision.ops.deform_conv2d(
-                *_full_precision(x, offset, weight, bias), padding=padding, mask=mask
+                x, offset, weight, bias, padding=padding, mask=mask
             )
     n, _, height, width = x.shape
     out = deform_conv2d_at(
@@ -211,3 +212,32 @@ class DeformConv(nn.Module):
     ) -> Tensor:
         """See :func:`deform_conv2d_at`."""
         return deform_conv2d_at(x, offset, self.weight, locations, self.bias, mask)
+
+
+class ModulatedDeformConv(DeformConv):
+    """A deformable convolution that predicts its own offsets and mask (DCNv2).
+
+    Its parameters are ``weight``, ``bias`` and those of ``conv_offset``, whose channels are the
+    (dy, dx) of each tap and then the logits of the mask. It starts with no offsets and masks of
+    one half.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
+        """
+        Args:
+            in_channels (int): C.
+            out_channels (int): C'.
+            kernel_size (int): odd.
+        """
+        super().__init__(in_channels, out_channels, kernel_size, bias=True)
+        self.taps = kernel_size**2
+        self.conv_offset = nn.Conv2d(
+            in_channels, 3 * self.taps, kernel_size, padding=kernel_size // 2
+        )
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C', H, W)."""
+        offset, mask = self.conv_offset(x).split([2 * self.taps, self.taps], dim=1)
+        return super().forward(x, offset, mask.sigmoid())

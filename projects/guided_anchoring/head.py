@@ -48,6 +48,14 @@ class GuidedHead(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.conv_loc.bias, -math.log((1 - prior_prob) / prior_prob))
 
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            **super().from_config(cfg, input_shape),
+            "num_anchors": 1,
+            "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB,
+        }
+
     def forward(self, features: list[Tensor]) -> list[Guide]:
         """
         Args:
@@ -92,14 +100,6 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
         self._add_guide(channels, location_prior_prob)
         self.feature_adaption = FeatureAdaption(channels, channels)
 
-    @classmethod
-    def from_config(cls, cfg, input_shape):
-        return {
-            **super().from_config(cfg, input_shape),
-            "num_anchors": 1,
-            "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB,
-        }
-
     def forward(self, features):
         guides = []
         for x in features:
@@ -141,14 +141,6 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
         self._add_guide(channels, location_prior_prob)
         self.feature_adaption_cls = FeatureAdaption(channels, channels)
         self.feature_adaption_reg = FeatureAdaption(channels, channels)
-
-    @classmethod
-    def from_config(cls, cfg, input_shape):
-        return {
-            **super().from_config(cfg, input_shape),
-            "num_anchors": 1,
-            "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB,
-        }
 
     def forward(self, features):
         guides = []

@@ -1,12 +1,9 @@
 import torch
-import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.modeling.box_regression import _dense_box_regression_loss
-from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
-from fvcore.nn import sigmoid_focal_loss_jit
 
+from anchor_heads.box_regression import box_regression_loss
 from anchor_heads.distributed import loss_normalizer
 from anchor_heads.matching import build_max_iou_matcher
 from anchor_heads.one_stage import PredictedAnchorDetector
@@ -81,24 +78,17 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         """
         positive = (gt_labels >= 0) & (gt_labels < self.num_classes)
         counts = positive.sum(dim=1)
-        get_event_storage().put_scalar("num_pos_anchors", counts.float().mean().item())
+        storage = get_event_storage()
+        for name, kind in (("pos", positive), ("neg", gt_labels == self.num_classes)):
+            storage.put_scalar(f"num_{name}_anchors", kind.sum().item() / len(kind))
         normalizer = loss_normalizer(counts.clamp(min=1).sum().item(), anchors.device)
 
-        used = gt_labels >= 0
-        one_hot = F.one_hot(gt_labels[used], self.num_classes + 1)[:, :-1]
-        loss_cls = sigmoid_focal_loss_jit(
-            pred_logits[used],
-            one_hot.to(pred_logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
-        )
-        loss_box_reg = _dense_box_regression_loss(
-            [Boxes(anchors[positive])],
+        loss_cls = self.class_loss(pred_logits, gt_labels)
+        loss_box_reg = box_regression_loss(
             self.box2box_transform,
-            [pred_anchor_deltas[positive][None]],
-            [gt_boxes[positive]],
-            positive[positive][None],
+            anchors[positive],
+            pred_anchor_deltas[positive],
+            gt_boxes[positive],
             self.box_reg_loss_type,
             self.smooth_l1_beta,
         )
@@ -109,15 +99,8 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         predictions = self.guided_anchoring.predict_where_wanted(self.head, guides)
         results = []
         for levels, image_size in zip(predictions, images.image_sizes, strict=True):
-            anchors, logits, deltas = zip(*levels, strict=True)
-            results.append(
-                self.inference_single_image(
-                    [Boxes(x) for x in anchors],
-                    [x.sigmoid() for x in logits],
-                    deltas,
-                    image_size,
-                )
-            )
+            levels = [(anchors, logits.sigmoid(), deltas) for anchors, logits, deltas in levels]
+            results.append(self.detect(levels, image_size))
         return results
 
     def inspect_anchors(self, features, image_size, objects):

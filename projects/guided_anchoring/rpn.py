@@ -1,4 +1,3 @@
-import torch
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.utils.events import get_event_storage
@@ -57,7 +56,7 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
             return self._train(images, guides, gt_instances)
         predictions = self.guided_anchoring.predict_where_wanted(self.rpn_head, guides)
         return [
-            self._proposals(levels, size)
+            self.propose(levels, size)
             for levels, size in zip(predictions, images.image_sizes, strict=True)
         ], {}
 
@@ -68,20 +67,12 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
             (anchors, *self.rpn_head.predict(guide))
             for anchors, guide in zip(self.guided_anchoring.anchors(guides), guides, strict=True)
         ]
-        anchors, logits, deltas = (torch.cat(x, dim=1) for x in zip(*levels, strict=True))
-        labels, boxes, best_iou = self.label_and_sample_anchors(anchors, gt_instances, valid)
+        proposals, rpn_losses, best_iou = self.train_on(
+            levels, gt_instances, valid, images.image_sizes
+        )
         if len(best_iou):
             get_event_storage().put_scalar("guided_anchor/best_iou", best_iou.mean().item())
-        losses |= self.losses(anchors, logits[..., 0], labels, deltas, boxes)
-        proposals = [
-            self._proposals([[x[i].detach() for x in level] for level in levels], size)
-            for i, size in enumerate(images.image_sizes)
-        ]
-        return proposals, losses
-
-    def _proposals(self, levels, image_size):
-        anchors, logits, deltas = zip(*levels, strict=True)
-        return self.predict_proposals(anchors, [x[:, 0] for x in logits], deltas, image_size)
+        return proposals, losses | rpn_losses
 
     def inspect_anchors(self, features, image_size, objects):
         """The best anchors that pass; see :mod:`anchor_heads.anchor_inspection`."""

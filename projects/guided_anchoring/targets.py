@@ -16,9 +16,6 @@ from torch import Tensor
 # Weight of a location that no object is near, where those in a centre region have 1.
 BACKGROUND_WEIGHT = 0.1
 
-# Published training pads each image to multiples of this, and lets only cells in it learn a shape.
-PADDING_MULTIPLE = 32
-
 
 @torch.no_grad()
 def location_targets(
@@ -100,33 +97,3 @@ def _regions(boxes: Tensor, ratio: float, size: tuple[int, int]) -> list[tuple[s
     corners = torch.cat([start.long(), end.long()], dim=1).clamp(min=0).view(-1, 2, 2)
     corners = torch.minimum(corners, limit).flatten(1)
     return [(slice(y0, y1 + 1), slice(x0, x1 + 1)) for x0, y0, x1, y1 in corners.tolist()]
-
-
-def cells_in_images(
-    image_sizes: Sequence[tuple[int, int]],
-    sizes: Sequence[tuple[int, int]],
-    strides: Sequence[int],
-    device: torch.device,
-) -> Tensor:
-    """Which cells of a batch lie on an image, padded to multiples of 32 by itself.
-
-    Args:
-        image_sizes (sequence): N pairs (height, width) in pixels.
-        sizes (sequence): L pairs (H, W).
-        strides (sequence of int): L strides in pixels.
-        device (torch.device): where the result is wanted.
-
-    Returns:
-        Tensor: (N, R) bool.
-    """
-    batch = []
-    for image_size in image_sizes:
-        padded = [-(-side // PADDING_MULTIPLE) * PADDING_MULTIPLE for side in image_size]
-        inside = []
-        for size, stride in zip(sizes, strides, strict=True):
-            cells = torch.zeros(size, dtype=torch.bool)
-            height, width = (-(-side // stride) for side in padded)
-            cells[:height, :width] = True
-            inside.append(cells.flatten())
-        batch.append(torch.cat(inside))
-    return torch.stack(batch).to(device)

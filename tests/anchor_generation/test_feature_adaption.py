@@ -31,6 +31,17 @@ def test_at_locations_equals_the_whole_map():
     torch.testing.assert_close(part, whole[locations], rtol=0, atol=1e-5)
 
 
+def test_is_computed_in_float32_under_autocast():
+    adaption = FeatureAdaption(8, 6)
+    x, shape = torch.randn(1, 8, 4, 5).bfloat16(), torch.randn(1, 2, 4, 5).bfloat16()
+    with torch.no_grad():
+        exact = adaption(x.float(), shape.float())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            whole, part = adaption(x, shape), adaption.at(x, shape, torch.arange(20))
+    torch.testing.assert_close(whole, exact)
+    torch.testing.assert_close(part, rows(exact))
+
+
 def test_names_of_the_parameters_are_the_published_ones():
     names = {name: tuple(x.shape) for name, x in FeatureAdaption(8, 6).named_parameters()}
     assert names == {"conv_offset.weight": (72, 2, 1, 1), "conv_adaption.weight": (6, 8, 3, 3)}

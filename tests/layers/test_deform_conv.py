@@ -2,7 +2,13 @@ import pytest
 import torch
 from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
-from anchor_heads.layers import DeformConv, deform_conv2d, deform_conv2d_at, rows
+from anchor_heads.layers import (
+    DeformConv,
+    ModulatedDeformConv,
+    deform_conv2d,
+    deform_conv2d_at,
+    rows,
+)
 
 
 def inputs(groups=4, channels=8, out_channels=6, size=(5, 7), kernel=3, dtype=torch.float32):
@@ -85,3 +91,39 @@ def test_parameters_and_the_size_of_the_kernel():
     assert list(DeformConv(8, 6, bias=True).state_dict()) == ["weight", "bias"]
     with pytest.raises(ValueError, match="kernel_size is 2; it must be odd"):
         DeformConv(8, 6, kernel_size=2)
+
+
+def test_modulated_layer_predicts_offsets_then_the_mask():
+    layer = ModulatedDeformConv(8, 6)
+    torch.nn.init.normal_(layer.conv_offset.weight, std=0.2)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(2, 8, 5, 7)
+    predicted = layer.conv_offset(x)
+    expected = torchvision_deform_conv2d(
+        x,
+        predicted[:, :18],
+        layer.weight,
+        layer.bias,
+        padding=1,
+        mask=predicted[:, 18:].sigmoid(),
+    )
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+    names = ["weight", "bias", "conv_offset.weight", "conv_offset.bias"]
+    assert list(layer.state_dict()) == names
+    assert layer.conv_offset.weight.shape == (27, 8, 3, 3)
+
+
+def test_modulated_layer_starts_as_half_a_plain_convolution():
+    layer = ModulatedDeformConv(8, 6)
+    x = torch.randn(1, 8, 4, 5)
+    plain = torch.nn.functional.conv2d(x, layer.weight, padding=1)
+    torch.testing.assert_close(layer(x), plain / 2)
+
+
+def test_modulated_layer_under_autocast():
+    layer = ModulatedDeformConv(8, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = layer(torch.randn(1, 8, 4, 5).bfloat16())
+    assert out.dtype == torch.float32
+    out.sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())

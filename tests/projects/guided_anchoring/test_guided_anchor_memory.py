@@ -10,17 +10,13 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from guided_published import input_shape, published_cfg
+from peak_memory import peak_megabytes
 from tiny_run import finish, start
 
 from anchor_heads.projects.guided_anchoring.head import Guide
 from anchor_heads.projects.guided_anchoring.rpn import GuidedAnchorRPN
 
 STRIDES = (4, 8, 16, 32, 64)
-
-
-def kilobytes(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure(num_objects):
@@ -35,14 +31,14 @@ def measure(num_objects):
     boxes = torch.cat([corner, corner + 20 + torch.rand(num_objects, 2) * 80], dim=1)
     objects = [Instances((800, 1216), gt_boxes=Boxes(boxes))]
 
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = kilobytes("VmRSS")
-    valid = anchoring.valid_cells(guides, [(800, 1216)])
-    with EventStorage():
-        anchoring.losses(guides, objects, valid)
-    anchors = torch.cat(anchoring.anchors(guides), dim=1)
-    generator.label_and_sample_anchors(anchors, objects, valid)
-    return (kilobytes("VmHWM") - before) / 1e3
+    def targets():
+        valid = anchoring.valid_cells(guides, [(800, 1216)])
+        with EventStorage():
+            anchoring.losses(guides, objects, valid)
+        anchors = torch.cat(anchoring.anchors(guides), dim=1)
+        generator.label_and_sample_anchors(anchors, objects, valid)
+
+    return peak_megabytes(targets)
 
 
 def test_targets_of_500_objects_need_no_more_memory_than_those_of_10():

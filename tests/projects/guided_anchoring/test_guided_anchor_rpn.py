@@ -1,13 +1,13 @@
 import pytest
 import torch
-from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import get_cfg as get_detectron2_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, ImageList, Instances, Keypoints
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from guided_published import LEVELS, TOLERANCE, Published, input_shape, published_cfg
+from two_stage_zoo import ZOO, image_with, zoo_cfg
 
-from anchor_heads import get_cfg
+from anchor_heads.matching import build_max_iou_matcher
 from anchor_heads.projects.guided_anchoring.rpn import GuidedAnchorRPN
 
 NAMES = ["p2", "p3", "p4", "p5", "p6"]
@@ -86,9 +86,7 @@ def assert_same_proposals(proposals, expected):
     torch.testing.assert_close(
         proposals.objectness_logits.sigmoid(), expected[:, 4], rtol=1e-4, atol=1e-5
     )
-    torch.testing.assert_close(
-        proposals.proposal_boxes.tensor, expected[:, :4], rtol=1e-4, atol=2e-3
-    )
+    torch.testing.assert_close(proposals.proposal_boxes.tensor, expected[:, :4], **TOLERANCE)
 
 
 def test_proposals_in_training_are_the_published_ones(published):
@@ -148,48 +146,9 @@ def test_an_image_without_wanted_locations_has_no_proposals(published):
     assert proposals[0].proposal_boxes.tensor.shape == (0, 4)
 
 
-ZOO = {
-    "RPN": "COCO-Detection/rpn_R_50_FPN_1x.yaml",
-    "Faster R-CNN": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
-    "Faster R-CNN C4": "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml",
-    "Mask R-CNN": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
-    "Keypoint R-CNN": "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
-    "Cascade R-CNN": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
-}
-
-
-def zoo_cfg(name):
-    """A config of Detectron2's zoo with the proposal generator swapped, and fewer channels."""
-    cfg = get_cfg()
-    cfg.merge_from_file(detectron2_zoo.get_config_file(ZOO[name]))
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "GuidedAnchorRPN"
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
-    cfg.MODEL.PIXEL_STD = [2000.0] * 3  # keeps the output of a deep net without norm small
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
-    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
-    cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [16]
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
-    return cfg
-
-
-def image_with(num_objects, height=96, width=128):
-    corner = torch.rand(num_objects, 2) * 50
-    instances = Instances((height, width), gt_boxes=Boxes(torch.cat([corner, corner + 40], dim=1)))
-    instances.gt_classes = torch.zeros(num_objects, dtype=torch.int64)
-    instances.gt_masks = BitMasks(torch.ones(num_objects, height, width, dtype=torch.bool))
-    keypoints = torch.cat(
-        [corner[:, None].expand(-1, 17, 2) + 20, torch.full((num_objects, 17, 1), 2.0)], 2
-    )
-    instances.gt_keypoints = Keypoints(keypoints)
-    return {"image": torch.randint(0, 255, (3, height, width)).float(), "instances": instances}
-
-
 @pytest.mark.parametrize("name", ZOO)
 def test_trains_and_predicts_in_every_model_with_a_proposal_generator(name):
-    model = build_model(zoo_cfg(name)).train()
+    model = build_model(zoo_cfg(name, "GuidedAnchorRPN")).train()
     with EventStorage():
         losses = model([image_with(2), image_with(0 if name != "Keypoint R-CNN" else 1)])
         sum(losses.values()).backward()
@@ -206,7 +165,7 @@ def test_trains_and_predicts_in_every_model_with_a_proposal_generator(name):
 
 
 def test_a_batch_without_objects_makes_a_step():
-    model = build_model(zoo_cfg("RPN")).train()
+    model = build_model(zoo_cfg("RPN", "GuidedAnchorRPN")).train()
     with EventStorage() as storage:
         losses = model([image_with(0), image_with(0)])
         sum(losses.values()).backward()
@@ -216,7 +175,7 @@ def test_a_batch_without_objects_makes_a_step():
 
 
 def test_images_of_different_sizes_have_the_proposals_they_have_alone():
-    model = build_model(zoo_cfg("RPN")).eval()
+    model = build_model(zoo_cfg("RPN", "GuidedAnchorRPN")).eval()
     images = [image_with(0, 96, 128), image_with(0, 128, 64)]
     with torch.no_grad():
         together = [x["proposals"] for x in model(images)]
@@ -233,7 +192,7 @@ def test_images_of_different_sizes_have_the_proposals_they_have_alone():
 
 
 def test_step_under_bfloat16_autocast():
-    model = build_model(zoo_cfg("RPN")).train()
+    model = build_model(zoo_cfg("RPN", "GuidedAnchorRPN")).train()
     batch = [image_with(3), image_with(0)]
 
     def loss():
@@ -249,12 +208,117 @@ def test_step_under_bfloat16_autocast():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+def scaled_losses(published, **keys):
+    """Losses beside those of the default settings, as factors."""
+    upright = {"GUIDED_ANCHOR__INVERTED_LOCATION_LABEL": False}
+    before, after = (
+        run(generator_of(published, **upright, **k).train(), published, published.instances())[2]
+        for k in ({}, keys)
+    )
+    return {name: (after[name] / before[name]).item() for name in before}
+
+
+@pytest.mark.parametrize(
+    "key,names",
+    [
+        ("GUIDED_ANCHOR__LOCATION_LOSS_WEIGHT", {"loss_anchor_location"}),
+        ("GUIDED_ANCHOR__SHAPE_LOSS_WEIGHT", {"loss_anchor_shape"}),
+        ("RPN__BBOX_REG_LOSS_WEIGHT", {"loss_rpn_loc"}),
+        ("RPN__LOSS_WEIGHT", {"loss_rpn_cls", "loss_rpn_loc"}),
+    ],
+)
+def test_weights_of_the_losses(published, key, names):
+    factors = scaled_losses(published, **{key: 3.0})
+    assert factors == pytest.approx({name: 3.0 if name in names else 1.0 for name in factors})
+
+
+@pytest.mark.parametrize(
+    "key,value",
+    [("CENTER_RATIO", 0.4), ("IGNORE_RATIO", 0.9), ("LOCATION_FOCAL_ALPHA", 0.5)]
+    + [("LOCATION_FOCAL_GAMMA", 1.0)],
+)
+def test_keys_of_the_location_loss_have_an_effect_on_it_alone(published, key, value):
+    factors = scaled_losses(published, **{f"GUIDED_ANCHOR__{key}": value})
+    assert abs(factors.pop("loss_anchor_location") - 1) > 1e-5
+    assert factors == pytest.approx(dict.fromkeys(factors, 1.0))
+
+
+def test_the_threshold_and_the_share_of_locations_that_pass_it(published):
+    locations = torch.cat(
+        [
+            guide.location.sigmoid().flatten()
+            for guide in generator_of(published).rpn_head(published.features())
+        ]
+    )
+    for threshold in (0.01, 0.1):
+        generator = generator_of(published, GUIDED_ANCHOR__LOCATION_THRESH=threshold)
+        *_, storage = run(generator.train(), published, published.instances())
+        share, _ = storage.latest()["guided_anchor/share_of_locations"]
+        assert share == pytest.approx((locations >= threshold).float().mean().item())
+        guides = generator.rpn_head(published.features())
+        images = generator.guided_anchoring.predict_where_wanted(generator.rpn_head, guides)
+        kept = sum(len(anchors) for levels in images for anchors, *_ in levels)
+        assert kept == (locations >= threshold).sum() > 0
+
+
+def test_targets_know_the_offset_of_the_anchors(published):
+    """A small object around the centre of a cell: with anchors at centres it is in one region."""
+    cfg = published_cfg()
+    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
+    shapes = dict(zip(NAMES, input_shape(published.strides), strict=True))
+    anchoring = GuidedAnchorRPN(cfg, shapes).guided_anchoring
+    guides = generator_of(published).rpn_head(published.features())
+    box = torch.tensor([[42.0 - 8, 22.0 - 8, 42.0 + 8, 22.0 + 8]])  # cell (5, 10) of P2
+    target, _ = anchoring._location_targets(box, guides)
+    assert target.nonzero()[:, 0].tolist() == [5 * 40 + 10]
+
+
+def test_an_anchor_of_no_size_learns_nothing(published):
+    generator = generator_of(published)
+    anchors = torch.tensor([[[5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 10.0, 10.0]]])
+    gt = Instances((128, 160), gt_boxes=Boxes(torch.tensor([[100.0, 100.0, 120.0, 120.0]])))
+    generator.anchor_matcher = build_max_iou_matcher([0.5], [0, 1], min_iou=0.0)
+    labels, _, best = generator.label_and_sample_anchors(anchors, [gt], torch.ones(1, 2).bool())
+    assert labels.tolist() == [[-1, 1]]  # the object takes all that it does not touch
+    assert best.tolist() == [0.0]
+
+
+def test_boxes_shrink_by_a_bounded_factor(published):
+    generator = generator_of(published)
+    deltas = torch.tensor([[0.0, 0.0, -1e4, 0.0]])
+    box = torch.tensor([[0.0, 0.0, 1000.0, 10.0]])
+    x0, _, x1, _ = generator.box2box_transform.apply_deltas(deltas, box)[0]
+    assert (x1 - x0).item() == pytest.approx(16, rel=1e-3)
+
+
 def test_detectron2s_own_default_config_is_not_touched():
     assert "GUIDED_ANCHOR" not in get_detectron2_cfg().MODEL
 
 
 def test_wrong_settings_are_explained():
-    cfg = zoo_cfg("RPN")
+    cfg = zoo_cfg("RPN", "GuidedAnchorRPN")
     cfg.MODEL.RPN.IOU_LABELS = [0, 1, 1]
-    with pytest.raises(ValueError, match=r"two with \[0, -1, 1\]"):
+    with pytest.raises(ValueError, match=r"two that ascend with \[0, -1, 1\]"):
         build_model(cfg)
+    cfg = zoo_cfg("RPN", "GuidedAnchorRPN")
+    cfg.MODEL.RPN.BOUNDARY_THRESH = 0
+    with pytest.raises(ValueError, match="BOUNDARY_THRESH is 0"):
+        build_model(cfg)
+
+
+@pytest.mark.parametrize("loss_type", ["giou", "diou", "ciou"])
+def test_other_box_losses(published, loss_type):
+    generator = generator_of(published, RPN__BBOX_REG_LOSS_TYPE=loss_type)
+    for empty in (False, True):
+        _, _, losses, _ = run(generator.train(), published, published.instances(empty))
+        assert losses["loss_rpn_loc"].isfinite() and losses["loss_rpn_loc"] > 0
+
+
+def test_images_smaller_than_the_padding():
+    model = build_model(zoo_cfg("RPN", "GuidedAnchorRPN"))
+    batch = [image_with(1, 60, 95), image_with(0, 7, 20)]
+    with EventStorage():
+        sum(model.train()(batch).values()).backward()
+    with torch.no_grad():
+        outputs = model.eval()(batch)
+    assert len(outputs) == 2

@@ -2,12 +2,11 @@ import pytest
 import torch
 from guided_published import Published, input_shape, published_cfg
 
-from anchor_heads.anchor_generation import stretch
+from anchor_heads.anchor_generation import cells_in_images, stretch
 from anchor_heads.matching import match_max_iou
 from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
 from anchor_heads.projects.guided_anchoring.head import Guide
 from anchor_heads.projects.guided_anchoring.targets import (
-    cells_in_images,
     location_targets,
     object_levels,
 )
