@@ -25,26 +25,34 @@ def pairwise_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slic
 
     Args:
         objects (Tensor): (M, 4) boxes.
-        anchors (Tensor): (R, 4) boxes.
+        anchors (Tensor): (R, 4) boxes; or (R, A, 4), then the best of A boxes counts.
 
     Yields:
         slice: the objects of this chunk, m >= 1 of them.
         Tensor: (m, R) float32, valid until the next chunk is asked for. NaN where both boxes are
         empty.
     """
-    x0, y0, x1, y1 = anchors.t().contiguous()
-    area = (x1 - x0) * (y1 - y0)
+    # One box per anchor at a time: the matrix and its temporaries then stay in the cache.
+    boxes = [x.t().contiguous() for x in anchors.unsqueeze(1).flatten(1, -2).unbind(1)]
+    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
     entries = CHUNK_ENTRIES.get(anchors.device.type, CHUNK_ENTRIES["cpu"])
     step = max(1, entries // max(1, len(anchors)))
     for start in range(0, len(objects), step):
         chunk = slice(start, start + step)
-        left, top, right, bottom = objects[chunk].unbind(1)
-        object_area = (right - left) * (bottom - top)
-        width = torch.minimum(right[:, None], x1).sub_(torch.maximum(left[:, None], x0))
-        height = torch.minimum(bottom[:, None], y1).sub_(torch.maximum(top[:, None], y0))
-        overlap = width.clamp_(min=0).mul_(height.clamp_(min=0))
-        union = (object_area[:, None] + area).sub_(overlap)
-        yield chunk, overlap.div_(union)
+        overlaps = (_iou(objects[chunk], *pair) for pair in zip(boxes, areas, strict=True))
+        yield chunk, reduce(torch.maximum, overlaps)
+
+
+def _iou(objects: Tensor, boxes: Tensor, areas: Tensor) -> Tensor:
+    """(m, R) of objects (m, 4) and boxes (4, R) with their areas (R,)."""
+    x0, y0, x1, y1 = boxes
+    left, top, right, bottom = objects.unbind(1)
+    object_area = (right - left) * (bottom - top)
+    width = torch.minimum(right[:, None], x1).sub_(torch.maximum(left[:, None], x0))
+    height = torch.minimum(bottom[:, None], y1).sub_(torch.maximum(top[:, None], y0))
+    overlap = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    union = (object_area[:, None] + areas).sub_(overlap)
+    return overlap.div_(union)
 
 
 class Match(NamedTuple):
@@ -78,11 +86,14 @@ def match_max_iou(
     Returns:
         Match: without gradient.
     """
+    if len(anchors) == 0:  # there is no maximum over nothing
+        none = torch.zeros(0, dtype=torch.int64, device=anchors.device)
+        return Match(none, none.to(torch.int8), objects.new_zeros(len(objects)))
     best = anchors.new_zeros(len(anchors))  # of each anchor, over the objects so far
     matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     taken_by = torch.full_like(matched, -1)
     best_of_objects = objects.new_zeros(len(objects))
-    for chunk, iou in _best_iou_chunks(objects, anchors):
+    for chunk, iou in pairwise_iou_chunks(objects, anchors):
         best_here, object_here = iou.max(dim=0)
         better = best_here > best
         best[better] = best_here[better]
@@ -99,16 +110,6 @@ def match_max_iou(
     labels[best >= thresholds[-1]] = 1
     labels[taken_by >= 0] = 1
     return Match(torch.where(taken_by >= 0, taken_by, matched), labels, best_of_objects)
-
-
-def _best_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """:func:`pairwise_iou_chunks` with (R, 4) anchors, or with the best of (R, A, 4)."""
-    if len(anchors) == 0:
-        return
-    # One box per anchor at a time: each part of the overlap then fits into the cache.
-    boxes = anchors.view(len(anchors), -1, 4).unbind(1)
-    for parts in zip(*(pairwise_iou_chunks(objects, x) for x in boxes), strict=True):
-        yield parts[0][0], reduce(torch.maximum, (iou for _, iou in parts))
 
 
 def build_max_iou_matcher(
