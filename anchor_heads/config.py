@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from anchor_heads.backbone import add_backbone_config
-from anchor_heads.projects import free_anchor, guided_anchoring
+from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring
 
 
 def add_run_config(cfg: CfgNode) -> None:
@@ -37,4 +37,5 @@ def get_cfg() -> CfgNode:
     add_backbone_config(cfg)
     free_anchor.add_config(cfg)
     guided_anchoring.add_config(cfg)
+    dynamic_anchor.add_config(cfg)
     return cfg

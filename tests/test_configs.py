@@ -283,6 +283,84 @@ GA_BY_SCHEDULE = {
     "1x": {},
 }
 
+# The Dynamic Anchor models: backbone and schedule.
+DYNAMIC_ANCHOR = {
+    "da_retinanet_R_50_FPN_1x": ("R_50", X1),
+    "da_retinanet_R_50_FPN_2x": ("R_50", X2),
+    "da_retinanet_R_101_FPN_1x": ("R_101", X1),
+    "da_retinanet_R_101_FPN_2x": ("R_101", X2),
+    "da_retinanet_X_101_32x4d_FPN_1x": ("X_101_32x4d", X1),
+    "da_rpn_R_50_FPN_1x": ("R_50", X1),
+    "da_faster_rcnn_R_50_FPN_1x": ("R_50", X1),
+}
+
+# What all of them have in common, the pixel statistics of ResNeXt too.
+DA_COMMON = {
+    "INPUT.FORMAT": "BGR",
+    "INPUT.MIN_SIZE_TRAIN": ONE_SIZE,
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.FPN.NORM": "",
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5,
+    "MODEL.DYNAMIC_ANCHOR.CENTER_RADIUS": 2.0,
+    "MODEL.DYNAMIC_ANCHOR.SHAPE_LOSS_WEIGHT": 1.0,
+    "SOLVER.OPTIMIZER": "SGD",
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.REFERENCE_WORLD_SIZE": 8,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.WEIGHT_DECAY": 0.0001,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0001,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+    "SOLVER.BIAS_LR_FACTOR": 2.0,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.WARMUP_METHOD": "constant",
+    "SOLVER.WARMUP_ITERS": 500,
+    "SOLVER.WARMUP_FACTOR": 1 / 3,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 35.0,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+}
+DA_RETINANET = {
+    "MODEL.META_ARCHITECTURE": "DynamicAnchorRetinaNet",
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.P6_INPUT": "p5",
+    "MODEL.FPN.P7_RELU": True,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[128], [256], [512], [1024], [2048]],
+    "MODEL.DYNAMIC_ANCHOR.RETINANET.MIN_IOU": 0.0,
+    "MODEL.DYNAMIC_ANCHOR.RETINANET.QUALITY_LOSS_WEIGHT": 1.0,
+    "MODEL.DYNAMIC_ANCHOR.RETINANET.ALWAYS_BOX_LOSS": False,
+    "MODEL.DYNAMIC_ANCHOR.RETINANET.THRESH_ON_PRODUCT": False,
+    "MODEL.RETINANET.NUM_CLASSES": 80,
+    "MODEL.RETINANET.NUM_CONVS": 4,
+    "MODEL.RETINANET.NORM": "GN",
+    "MODEL.RETINANET.PRIOR_PROB": 0.01,
+    "MODEL.RETINANET.IOU_THRESHOLDS": [0.5],
+    "MODEL.RETINANET.IOU_LABELS": [0, 1],
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": 0.25,
+    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": 2.0,
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.05,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1000,
+    "MODEL.RETINANET.NMS_THRESH_TEST": 0.5,
+    "SOLVER.BASE_LR": 0.01,
+}
+DA_RPN = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": "DynamicAnchorRPN",
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[64], [128], [256], [512], [1024]],
+    "MODEL.DYNAMIC_ANCHOR.RPN.MIN_IOU": 0.3,
+    "SOLVER.BASE_LR": 0.02,
+}
+
 
 def load(name):
     cfg = get_cfg()
@@ -561,13 +639,16 @@ def test_fast_rcnn_is_ga_faster_rcnn_without_its_proposal_generator():
     assert {name: p.shape for name, p in fast.named_parameters()} == shapes
 
 
-def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_the_published_loss_settings():
+def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_losses_and_length():
     cfg, baseline = load("quick_start/ga_retinanet.yaml"), load("quick_start/retinanet.yaml")
     assert changed(cfg, baseline) == {
         "MODEL.META_ARCHITECTURE",
         "MODEL.RETINANET.IOU_THRESHOLDS",
         "MODEL.RETINANET.IOU_LABELS",
         "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
+        "MODEL.GUIDED_ANCHOR.LOCATION_LOSS_WEIGHT",
+        "MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE",
+        "SOLVER.MAX_ITER",
     }
     assert cfg.MODEL.META_ARCHITECTURE == "GuidedAnchorRetinaNet"
     for key in ("IOU_THRESHOLDS", "IOU_LABELS", "SMOOTH_L1_LOSS_BETA"):
@@ -590,3 +671,86 @@ def test_quick_start_of_ga_faster_rcnn_differs_from_its_baseline_in_the_proposal
         cfg.MODEL.ANCHOR_GENERATOR.SIZES, baseline.MODEL.ANCHOR_GENERATOR.SIZES, strict=True
     ):
         assert sizes == pytest.approx([size * 2 ** (octave / 3) for octave in range(3)], rel=1e-4)
+
+
+def test_every_dynamic_anchor_model_is_in_the_table():
+    names = {Path(name).stem for name in EVERY_CONFIG if name.startswith("dynamic_anchor/")}
+    assert names == set(DYNAMIC_ANCHOR)
+
+
+@pytest.mark.parametrize("name", DYNAMIC_ANCHOR)
+def test_dynamic_anchor_config_has_the_published_values(name):
+    backbone, (iterations, steps) = DYNAMIC_ANCHOR[name]
+    expected = DA_COMMON | (DA_RETINANET if "retinanet" in name else DA_RPN)
+    resnet = GA_RESNEXT if "X" in backbone else GA_RESNET
+    resnet = {key: value for key, value in resnet.items() if key.startswith("MODEL.RESNETS.")}
+    expected |= resnet | {
+        "MODEL.WEIGHTS": GA_BACKBONES[backbone],
+        "MODEL.RESNETS.DEPTH": 50 if backbone == "R_50" else 101,
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.STEPS": steps,
+    }
+    if "X" in backbone:
+        expected["MODEL.RESNETS.NUM_GROUPS"] = 32
+    actual = flat(load(f"dynamic_anchor/{name}.yaml"))
+    assert {key: actual[key] for key in expected} == expected
+
+
+def test_dynamic_anchor_on_four_workers_is_the_published_run():
+    cfg = load("dynamic_anchor/da_retinanet_R_50_FPN_1x.yaml")
+    solver = DefaultTrainer.auto_scale_workers(cfg, 4).SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WARMUP_ITERS) == (8, 0.005, 1000)
+
+
+@pytest.mark.parametrize("name", ["rpn", "faster_rcnn"])
+def test_two_stage_dynamic_anchor_differs_from_its_baseline_in_proposals_and_training(name):
+    cfg = load(f"dynamic_anchor/da_{name}_R_50_FPN_1x.yaml")
+    baseline = load(f"baselines/{name}_R_50_FPN_1x.yaml")
+    differing = {
+        key for key in changed(cfg, baseline) if not key.startswith(("SOLVER.", "MODEL.PIXEL_"))
+    }
+    assert differing == {
+        "MODEL.PROPOSAL_GENERATOR.NAME",
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
+        "MODEL.ANCHOR_GENERATOR.OFFSET",
+        "MODEL.RPN.BBOX_REG_WEIGHTS",
+        "MODEL.RPN.SMOOTH_L1_BETA",
+    }
+
+
+def test_dynamic_anchor_heads_have_the_published_widths():
+    model = build_without_memory(load("dynamic_anchor/da_retinanet_R_50_FPN_1x.yaml"))
+    shapes = {name: tuple(p.shape) for name, p in model.head.named_parameters()}
+    assert shapes["fusion_conv_x.weight"] == shapes["fusion_conv_y.weight"] == (128, 256, 1, 1)
+    assert shapes["fusion.weight"] == (256, 256, 1, 1)
+    assert shapes["anchor_convs.3.conv.conv_offset.weight"] == (27, 256, 3, 3)
+    assert shapes["feature_attention.conv_offset.weight"] == (72, 2, 1, 1)
+    assert [name for name in shapes if name.startswith("scales")] == [
+        f"scales.{i}.scale" for i in range(5)
+    ]
+
+
+def test_quick_start_of_da_retinanet_differs_from_its_baseline_in_anchors_and_matching():
+    cfg, baseline = load("quick_start/da_retinanet.yaml"), load("quick_start/retinanet.yaml")
+    assert changed(cfg, baseline) == {
+        "MODEL.META_ARCHITECTURE",
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        "MODEL.RETINANET.IOU_THRESHOLDS",
+        "MODEL.RETINANET.IOU_LABELS",
+    }
+    assert cfg.MODEL.RETINANET.IOU_THRESHOLDS == [0.5]
+
+
+def test_quick_start_of_da_faster_rcnn_differs_from_its_baseline_in_the_proposals():
+    cfg, baseline = load("quick_start/da_faster_rcnn.yaml"), load("quick_start/faster_rcnn.yaml")
+    assert changed(cfg, baseline) == {
+        "MODEL.PROPOSAL_GENERATOR.NAME",
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        "MODEL.RPN.BBOX_REG_WEIGHTS",
+        "MODEL.RPN.SMOOTH_L1_BETA",
+    }
+    for [size], [other] in zip(
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES, baseline.MODEL.ANCHOR_GENERATOR.SIZES, strict=True
+    ):
+        assert size == 2 * other

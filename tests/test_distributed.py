@@ -21,6 +21,7 @@ from tiny_run import (
     write_data_set,
 )
 
+from anchor_heads.distributed import loss_normalizer, sum_over_processes
 from anchor_heads.engine import launch
 
 STEPS = 5
@@ -52,6 +53,12 @@ MODELS = {
         *("MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE", 10000),
         *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 10000),
     ],
+    "DynamicAnchorRetinaNet": ["MODEL.META_ARCHITECTURE", "DynamicAnchorRetinaNet"],
+    "DynamicAnchorRPN": [
+        *("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+        *("MODEL.PROPOSAL_GENERATOR.NAME", "DynamicAnchorRPN"),
+        *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 10000),
+    ],
 }
 
 
@@ -81,6 +88,15 @@ def assert_same_weights(tmp_path):
         torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-5, msg=name)
 
 
+def test_what_a_loss_is_divided_by_in_one_process():
+    cpu = torch.device("cpu")
+    assert loss_normalizer(7, cpu) == 7
+    assert loss_normalizer(0, cpu) == loss_normalizer(0.5, cpu) == 1
+    assert loss_normalizer(0.5, cpu, least=0.25) == 0.5
+    assert loss_normalizer(0.0, cpu, least=0.25) == 0.25
+    assert sum_over_processes(0, cpu) == 0
+
+
 @pytest.mark.parametrize("config", MODELS.values(), ids=MODELS, indirect=True)
 def test_two_processes_are_one_with_the_whole_batch(tmp_path, config, one_process):
     record = tmp_path / "two.json"
@@ -103,6 +119,12 @@ def test_torchrun(tmp_path, config, one_process):
     assert_same_weights(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [MODELS["FreeAnchorRetinaNet"], MODELS["GuidedAnchorRPN"]],
+    ids=["given anchors", "predicted anchors"],
+    indirect=True,
+)
 def test_a_bad_image_in_one_process_stops_both(tmp_path, config):
     code, said = finish(two_processes("tests/test_distributed.py", "--config-file", config))
     assert code != 0

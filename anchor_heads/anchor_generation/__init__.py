@@ -3,6 +3,12 @@ that are made to fit them."""
 
 from .cells import cells_in_images
 from .feature_adaption import FeatureAdaption
-from .shaped_anchors import build_square_generator, stretch
+from .shaped_anchors import SquareGenerator, build_square_generator, stretch
 
-__all__ = ["FeatureAdaption", "build_square_generator", "cells_in_images", "stretch"]
+__all__ = [
+    "FeatureAdaption",
+    "SquareGenerator",
+    "build_square_generator",
+    "cells_in_images",
+    "stretch",
+]

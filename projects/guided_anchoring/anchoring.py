@@ -20,7 +20,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from anchor_heads.anchor_generation import build_square_generator, cells_in_images, stretch
+from anchor_heads.anchor_generation import (
+    SquareGenerator,
+    build_square_generator,
+    cells_in_images,
+    stretch,
+)
 from anchor_heads.distributed import loss_normalizer
 from anchor_heads.layers import bounded_iou_loss, by_location, rows_at
 from anchor_heads.matching import build_max_iou_matcher, match_valid
@@ -48,7 +53,7 @@ class GuidedAnchoring(nn.Module):
         self,
         *,
         sample_generator: nn.Module,
-        square_generator: nn.Module,
+        square_generator: SquareGenerator,
         shape_std: float,
         shape_matcher: Callable,
         shape_batch_size_per_image: int,
@@ -67,7 +72,7 @@ class GuidedAnchoring(nn.Module):
         Args:
             sample_generator (nn.Module): generator of A shape samples per location; the IoU of an
                 object with a location is that with the best of them.
-            square_generator (nn.Module): generator of one square per location.
+            square_generator (SquareGenerator): generator of one square per location.
             shape_std (float): scale of the shape prediction.
             shape_matcher (callable): matches objects with shape samples, see
                 :func:`build_max_iou_matcher`.
@@ -87,12 +92,6 @@ class GuidedAnchoring(nn.Module):
             raise ValueError(
                 f"MODEL.ANCHOR_GENERATOR gives the levels {samples} shape samples per location; "
                 "every level needs the same number of sizes times aspect ratios."
-            )
-        self.sides = [float(cell[0, 2] - cell[0, 0]) for cell in square_generator.cell_anchors]
-        if self.sides != sorted(set(self.sides)):
-            raise ValueError(
-                f"The smallest MODEL.ANCHOR_GENERATOR.SIZES of the levels are {self.sides}; they "
-                "must grow from level to level, for each object to belong to one of them."
             )
         self.sample_generator = sample_generator
         self.square_generator = square_generator
@@ -225,7 +224,7 @@ class GuidedAnchoring(nn.Module):
             gt_boxes,
             _sizes(guides),
             generator.strides,
-            self.sides,
+            generator.sides,
             generator.offset,
             self.center_ratio,
             self.ignore_ratio,

@@ -8,7 +8,7 @@ from anchor_heads import get_cfg
 from anchor_heads.anchor_generation import build_square_generator, stretch
 
 
-@pytest.mark.parametrize("sizes", [[[40, 32], [64, 80]], [[64, 32]], [32, 64]])
+@pytest.mark.parametrize("sizes", [[[40, 32], [64, 80]], [[32], [64]]])
 def test_squares_have_the_smallest_size_of_their_level(sizes):
     cfg = get_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
@@ -17,8 +17,17 @@ def test_squares_have_the_smallest_size_of_their_level(sizes):
     fine, coarse = generator([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 2)])
     assert fine.tensor[0].tolist() == [4 - 16, 4 - 16, 4 + 16, 4 + 16]
     assert fine.tensor[5].tolist() == [20 - 16, 12 - 16, 20 + 16, 12 + 16]  # by rows
-    half = 32 if len(sizes) == 2 and sizes[0] != 32 else 16
-    assert coarse.tensor[1].tolist() == [24 - half, 8 - half, 24 + half, 8 + half]
+    assert coarse.tensor[1].tolist() == [24 - 32, 8 - 32, 24 + 32, 8 + 32]
+
+
+@pytest.mark.parametrize("sizes", [[[64, 32]], [32, 64], [[64], [32]]])
+def test_squares_that_do_not_grow_are_refused(sizes):
+    cfg = get_cfg()
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
+    with pytest.raises(ValueError, match="must grow from level to level"):
+        build_square_generator(cfg, [ShapeSpec(stride=8), ShapeSpec(stride=16)])
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64, 32]]
+    assert build_square_generator(cfg, [ShapeSpec(stride=8)]).sides == [32.0]
 
 
 def test_stretching_keeps_the_centre():

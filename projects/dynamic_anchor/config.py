@@ -1,0 +1,35 @@
+from detectron2.config import CfgNode
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.DYNAMIC_ANCHOR``. Everything else that Dynamic Anchor needs are keys of
+    Detectron2.
+
+    A dynamic anchor is a square of the smallest of its level's ``MODEL.ANCHOR_GENERATOR.SIZES``,
+    stretched by the predicted shape; half of that size limits the objects that the shapes of the
+    level learn from. ``MODEL.RPN.IOU_THRESHOLDS`` or ``MODEL.RETINANET.IOU_THRESHOLDS`` are for
+    the predicted anchors; so are the deltas' weights.
+    """
+    node = cfg.MODEL.DYNAMIC_ANCHOR = CfgNode()
+    # Shapes learn at the locations in an object this close to its centre, in strides of the level,
+    # along x and along y.
+    node.CENTER_RADIUS = 2.0
+    node.SHAPE_LOSS_WEIGHT = 1.0
+
+    # What the detector and the proposal generator set differently, and what one of them lacks.
+    node.RETINANET = CfgNode()
+    # An object takes the anchors that overlap it most, if their IoU is at least this. 0 as
+    # published: an object that no anchor touches takes every anchor that touches no object. A
+    # value above 0 mends that.
+    node.RETINANET.MIN_IOU = 0.0
+    node.RETINANET.QUALITY_LOSS_WEIGHT = 1.0
+    # As published, the boxes learn nothing from a batch in which no location learns a shape, even
+    # if anchors were matched with objects. True mends that.
+    node.RETINANET.ALWAYS_BOX_LOSS = False
+    # As published, MODEL.RETINANET.SCORE_THRESH_TEST is for the class probability alone, so that
+    # detections, scored by class times quality, may score less. True: it is for their score.
+    node.RETINANET.THRESH_ON_PRODUCT = False
+
+    node.RPN = CfgNode()
+    # The same for objectness, with the value of Guided Anchoring's proposal generator.
+    node.RPN.MIN_IOU = 0.3

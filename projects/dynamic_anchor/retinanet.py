@@ -1,0 +1,169 @@
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage
+
+from anchor_heads.distributed import loss_normalizer, sum_over_processes
+from anchor_heads.matching import build_max_iou_matcher
+from anchor_heads.one_stage import PredictedAnchorDetector
+
+from .anchoring import DynamicAnchoring
+from .head import DynamicAnchorRetinaNetHead
+from .inspection import inspect_dynamic_anchors
+from .losses import iou_loss
+
+
+@META_ARCH_REGISTRY.register()
+class DynamicAnchorRetinaNet(PredictedAnchorDetector):
+    """DA-RetinaNet: RetinaNet with one anchor of predicted shape per location (2021).
+
+    A detection's score is class probability times quality. ``MODEL.RETINANET``'s box loss keys
+    have no effect: the boxes' loss is the negative logarithm of their IoU.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        dynamic_anchoring: DynamicAnchoring,
+        quality_loss_weight: float,
+        always_box_loss: bool,
+        thresh_on_product: bool,
+        **kwargs,
+    ):
+        """
+        Args:
+            dynamic_anchoring (DynamicAnchoring): anchors, and what their shapes learn.
+            quality_loss_weight (float): factor of the loss.
+            always_box_loss (bool): False: boxes learn nothing from a batch in which no location
+                learns a shape, as published.
+            thresh_on_product (bool): whether ``test_score_thresh`` is for class probability times
+                quality. False: for the class probability, as published.
+            kwargs: see :class:`RetinaNet`. ``anchor_matcher`` is one of
+                :func:`build_max_iou_matcher`; the box loss arguments have no effect.
+        """
+        super().__init__(**kwargs)
+        self.dynamic_anchoring = dynamic_anchoring
+        self.quality_loss_weight = quality_loss_weight
+        self.always_box_loss = always_box_loss
+        self.thresh_on_product = thresh_on_product
+
+    @classmethod
+    def from_config(cls, cfg):
+        ret = super().from_config(cfg)
+        retinanet, node = cfg.MODEL.RETINANET, cfg.MODEL.DYNAMIC_ANCHOR.RETINANET
+        shapes = ret["backbone"].output_shape()
+        levels = [shapes[name] for name in retinanet.IN_FEATURES]
+        return {
+            **ret,
+            "head": DynamicAnchorRetinaNetHead(cfg, levels),
+            "anchor_matcher": build_max_iou_matcher(
+                retinanet.IOU_THRESHOLDS, retinanet.IOU_LABELS, node.MIN_IOU
+            ),
+            "dynamic_anchoring": DynamicAnchoring(cfg, levels),
+            "quality_loss_weight": node.QUALITY_LOSS_WEIGHT,
+            "always_box_loss": node.ALWAYS_BOX_LOSS,
+            "thresh_on_product": node.THRESH_ON_PRODUCT,
+        }
+
+    def forward_training(self, images, features, predictions, gt_instances):
+        """Same interface as :meth:`RetinaNet.forward_training`.
+
+        Returns:
+            dict[str, Tensor]: the scalars "loss_cls", "loss_box_reg", "loss_anchor_shape" and
+            "loss_anchor_quality".
+        """
+        anchoring = self.dynamic_anchoring
+        learners = anchoring.shape_learners(features, gt_instances)
+        anchors = torch.cat(anchoring.anchors(features, predictions), dim=1)
+        valid = anchoring.valid_cells(features, images.image_sizes)
+        labels, boxes, best_iou = self.label_anchors(anchors, gt_instances, valid)
+        if len(best_iou):
+            get_event_storage().put_scalar("dynamic_anchor/best_iou", best_iou.mean().item())
+
+        _, logits, deltas, quality = (torch.cat(x, dim=1) for x in zip(*predictions, strict=True))
+        losses = self.losses(anchors, logits, labels, deltas, boxes)
+        total = sum_over_processes(learners.mask.sum().item(), anchors.device)
+        if total == 0 and not self.always_box_loss:
+            losses["loss_box_reg"] = losses["loss_box_reg"] * 0
+        return losses | {
+            "loss_anchor_shape": anchoring.loss(predictions, learners),
+            "loss_anchor_quality": self.quality_loss(quality[..., 0], learners),
+        }
+
+    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        """
+        Args:
+            anchors (Tensor): (N, R, 4). The box loss trains them too.
+            pred_logits (Tensor): (N, R, K).
+            gt_labels, gt_boxes (Tensor): see :meth:`label_anchors`.
+            pred_anchor_deltas (Tensor): (N, R, 4).
+
+        Returns:
+            dict[str, Tensor]: the scalars "loss_cls" and "loss_box_reg", both divided by the number
+            of positives, at least 1 per image, plus the number of images.
+        """
+        positive = (gt_labels >= 0) & (gt_labels < self.num_classes)
+        counts = positive.sum(dim=1)
+        get_event_storage().put_scalar("num_pos_anchors", counts.float().mean().item())
+        count = counts.clamp(min=1).sum().item() + len(counts)
+        normalizer = loss_normalizer(count, anchors.device)
+
+        pred_boxes = self.box2box_transform.apply_deltas(
+            pred_anchor_deltas[positive], anchors[positive]
+        )
+        return {
+            "loss_cls": self.class_loss(pred_logits, gt_labels) / normalizer,
+            "loss_box_reg": iou_loss(pred_boxes, gt_boxes[positive]).sum() / normalizer,
+        }
+
+    def quality_loss(self, pred_quality, learners):
+        """Binary cross entropy with the best IoU that an anchor can have with the object.
+
+        Args:
+            pred_quality (Tensor): (N, R) logits.
+            learners (ShapeLearners): see :meth:`DynamicAnchoring.shape_learners`.
+
+        Returns:
+            Tensor: scalar, the mean over the locations that learn a shape.
+        """
+        target = learners.targets.quality
+        loss = F.binary_cross_entropy_with_logits(
+            pred_quality[learners.mask], target, reduction="sum"
+        )
+        return self.quality_loss_weight * loss / loss_normalizer(len(target), loss.device)
+
+    def forward_inference(self, images, features, predictions):
+        """Same interface as :meth:`RetinaNet.forward_inference`."""
+        anchors = self.dynamic_anchoring.anchors(features, predictions)
+        levels = [
+            (boxes, torch.cat([level.logits, level.quality], dim=2).sigmoid(), level.deltas)
+            for boxes, level in zip(anchors, predictions, strict=True)
+        ]
+        return [
+            self.detect([[x[i] for x in level] for level in levels], image_size)
+            for i, image_size in enumerate(images.image_sizes)
+        ]
+
+    def _decode_per_level_predictions(
+        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
+    ):
+        """``pred_scores`` are (Ri, K + 1): the probabilities of the classes, and the quality."""
+        classes, quality = pred_scores[:, :-1], pred_scores[:, -1:]
+        scores = classes * quality
+        best = self.best_anchors(scores, topk_candidates)
+        passing = (scores if self.thresh_on_product else classes) > score_thresh
+        return super()._decode_per_level_predictions(
+            anchors[best],
+            (scores * passing)[best],
+            pred_deltas[best],
+            0.0,  # those that do not pass
+            topk_candidates,
+            image_size,
+        )
+
+    def inspect_anchors(self, features, image_size, objects):
+        """The best anchor of each object; see :mod:`anchor_heads.anchor_inspection`."""
+        anchors = self.dynamic_anchoring.anchors(features, self.head(features))
+        return inspect_dynamic_anchors(anchors, image_size, objects)

@@ -1,0 +1,88 @@
+from detectron2.config import configurable
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.utils.events import get_event_storage
+
+from anchor_heads.matching import build_max_iou_matcher
+from anchor_heads.proposals import PredictedAnchorRPN
+
+from .anchoring import DynamicAnchoring
+from .inspection import inspect_dynamic_anchors
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class DynamicAnchorRPN(PredictedAnchorRPN):
+    """DA-RPN: a region proposal network with one anchor of predicted shape per location.
+
+    The published code has its head without the source of its anchors, targets and losses. What of
+    it is known is kept: shapes, objectness and boxes come from 1x1 convolutions, the feature
+    attention reads RPN's shared convolution, there is no quality branch, anchors are classified
+    with binary cross entropy on a sample, and deltas learn by smooth L1. Defined here:
+
+    - A shape is the exponential of the scaled prediction, as in the detector. The published one is
+      the scaled prediction itself, which may be negative.
+    - Shapes learn at the locations and by the loss of the detector (the published loss is the
+      bounded IoU loss over positives plus images), so that both have one rule.
+    - Anchors are matched, sampled and counted as in this package's other predicted anchors, with
+      the keys of ``MODEL.RPN``; the deltas' targets do not train the anchors.
+    - Objectness alone ranks the proposals.
+    """
+
+    HEAD_NAME = "DynamicAnchorRPNHead"
+
+    @configurable
+    def __init__(self, *, dynamic_anchoring: DynamicAnchoring, **kwargs):
+        """
+        Args:
+            dynamic_anchoring (DynamicAnchoring): anchors, and what their shapes learn.
+            kwargs: see :class:`RPN`. ``anchor_matcher`` is one of :func:`build_max_iou_matcher`.
+        """
+        super().__init__(**kwargs)
+        self.dynamic_anchoring = dynamic_anchoring
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        rpn = cfg.MODEL.RPN
+        levels = [input_shape[name] for name in rpn.IN_FEATURES]
+        return {
+            **super().from_config(cfg, input_shape),
+            "anchor_matcher": build_max_iou_matcher(
+                rpn.IOU_THRESHOLDS, rpn.IOU_LABELS, cfg.MODEL.DYNAMIC_ANCHOR.RPN.MIN_IOU
+            ),
+            "dynamic_anchoring": DynamicAnchoring(cfg, levels),
+        }
+
+    def forward(self, images, features, gt_instances=None):
+        """Same interface as :meth:`RPN.forward`.
+
+        Returns:
+            list[Instances]: with "proposal_boxes" and "objectness_logits".
+            dict[str, Tensor]: in training the scalars "loss_anchor_shape", "loss_rpn_cls" and
+            "loss_rpn_loc".
+        """
+        features = [features[name] for name in self.in_features]
+        predictions = self.rpn_head(features)
+        levels = [
+            (anchors.detach(), prediction.logits, prediction.deltas)
+            for anchors, prediction in zip(
+                self.dynamic_anchoring.anchors(features, predictions), predictions, strict=True
+            )
+        ]
+        if not self.training:
+            return [
+                self.propose([[x[i] for x in level] for level in levels], size)
+                for i, size in enumerate(images.image_sizes)
+            ], {}
+
+        assert gt_instances is not None, "DynamicAnchorRPN requires gt_instances in training!"
+        learners = self.dynamic_anchoring.shape_learners(features, gt_instances)
+        valid = self.dynamic_anchoring.valid_cells(features, images.image_sizes)
+        proposals, losses, best_iou = self.train_on(levels, gt_instances, valid, images.image_sizes)
+        if len(best_iou):
+            get_event_storage().put_scalar("dynamic_anchor/best_iou", best_iou.mean().item())
+        losses["loss_anchor_shape"] = self.dynamic_anchoring.loss(predictions, learners)
+        return proposals, losses
+
+    def inspect_anchors(self, features, image_size, objects):
+        """The best anchor of each object; see :mod:`anchor_heads.anchor_inspection`."""
+        anchors = self.dynamic_anchoring.anchors(features, self.rpn_head(features))
+        return inspect_dynamic_anchors(anchors, image_size, objects)

@@ -1,0 +1,106 @@
+"""Which locations learn a shape, and which one. Pure functions on tensors, without gradient.
+
+Shape shorthand in this module:
+
+    M: number of objects in one image
+    H, W: height and width of a level, in locations
+    B: width and height of a window of locations
+    n: number of locations that learn a shape
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class ShapeTargets(NamedTuple):
+    """What n locations should predict."""
+
+    half_sizes: Tensor
+    """(n, 2) half the width and height, in pixels, of the least box around the location that holds
+    its object."""
+    quality: Tensor
+    """(n,) in (0, 1], the IoU of that box with the object."""
+    centerness: Tensor
+    """(n,) in (0, 1], 1 at the centre of the object (FCOS, equation 3)."""
+
+
+@torch.no_grad()
+def objects_by_center(
+    gt_boxes: Tensor,
+    size: tuple[int, int],
+    stride: int,
+    offset: float,
+    radius: float,
+    distances: tuple[float, float],
+) -> Tensor:
+    """The object that each location of a level learns the shape of.
+
+    The location lies inside the object, near its centre, and the furthest side of the object is at
+    a distance that the level is there for. Of several such objects the smallest counts, of equal
+    ones the first. (The rule of FCOS with centre sampling.)
+
+    Args:
+        gt_boxes (Tensor): (M, 4) in pixels.
+        size (tuple[int, int]): H, W.
+        stride (int): pixels from one location to the next.
+        offset (float): where the first location lies, in strides.
+        radius (float): how close to the centre, along x and along y, in pixels.
+        distances (tuple[float, float]): the least and the greatest, in pixels, both included.
+
+    Returns:
+        Tensor: (H*W,) int64 indices of objects, -1 where there is none.
+    """
+    (height, width), device = size, gt_boxes.device
+    area = (gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(dim=1)
+    order = area.argsort(stable=True)
+    boxes = gt_boxes[order]
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    regions = torch.cat(
+        [
+            torch.maximum(centers - radius, boxes[:, :2]),
+            torch.minimum(centers + radius, boxes[:, 2:]),
+        ],
+        dim=1,
+    )
+
+    # Only these can be near the centre: B columns and B rows for each object.
+    window = torch.arange(math.ceil(2 * radius / stride) + 2, device=device)
+    first = ((centers - radius) / stride - offset).floor().long()
+    x = (first[:, :1] + window)[:, None, :]
+    y = (first[:, 1:] + window)[:, :, None]
+    points = torch.stack(torch.broadcast_tensors(x, y), dim=-1).add(offset) * stride
+    inside = _distances(points, regions[:, None, None]).amin(dim=-1) > 0
+    furthest = _distances(points, boxes[:, None, None]).amax(dim=-1)
+    learns = inside & (furthest >= distances[0]) & (furthest <= distances[1])
+    learns &= (x >= 0) & (x < width) & (y >= 0) & (y < height)
+
+    rank = learns.nonzero()[:, 0]
+    smallest = torch.full((height * width,), len(order), device=device)
+    smallest.scatter_reduce_(0, (y * width + x)[learns], rank, "amin")
+    return torch.cat([order, order.new_tensor([-1])])[smallest]
+
+
+@torch.no_grad()
+def shape_targets(points: Tensor, gt_boxes: Tensor) -> ShapeTargets:
+    """What locations inside objects should predict.
+
+    Args:
+        points (Tensor): (n, 2) locations in pixels.
+        gt_boxes (Tensor): (n, 4), the object of each, which has it strictly inside.
+    """
+    distances = _distances(points, gt_boxes).view(-1, 2, 2)  # left, top; right, bottom
+    near, far = distances.amin(dim=1), distances.amax(dim=1)
+    size = distances.sum(dim=1)
+    return ShapeTargets(
+        half_sizes=far,
+        quality=size.prod(dim=1) / (4 * far.prod(dim=1)),
+        centerness=(near / far).prod(dim=1).sqrt(),
+    )
+
+
+def _distances(points: Tensor, boxes: Tensor) -> Tensor:
+    """(..., 4) from points to the left, top, right and bottom sides of boxes; inside if above 0."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)

@@ -1,0 +1,246 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import EventStorage
+from dynamic_published import (
+    IMAGE_SIZES,
+    LOSSES,
+    NUM_CLASSES,
+    TOLERANCE,
+    Published,
+    detector,
+    features,
+    images,
+)
+
+from anchor_heads import model_zoo
+from anchor_heads.one_stage import candidates_before_nms
+
+
+@pytest.fixture(scope="module")
+def published():
+    return Published("head_loss")
+
+
+def losses_of(model, published, case):
+    predictions, leaves = published.predictions("crafted/in")
+    with EventStorage():
+        losses = model.forward_training(
+            images(), features(), predictions, published.instances(case)
+        )
+    return losses, leaves
+
+
+@pytest.mark.parametrize("case", ["crafted", "all_empty", "no_quality_pos"])
+def test_losses_are_the_published_ones(published, monkeypatch, case):
+    losses, _ = losses_of(detector(monkeypatch).train(), published, case)
+    for name, theirs in LOSSES.items():
+        expected = published.tensor(f"{case}/loss/{theirs}")
+        torch.testing.assert_close(losses[name].detach(), expected, **TOLERANCE)
+
+
+def test_gradients_are_the_published_ones(published, monkeypatch):
+    losses, leaves = losses_of(detector(monkeypatch).train(), published, "crafted")
+    for ours, theirs in LOSSES.items():
+        shapes = leaves["anchor_preds"]
+        gradients = torch.autograd.grad(losses[ours], shapes, retain_graph=True, allow_unused=True)
+        for gradient, expected in zip(
+            gradients, published.levels(f"crafted/grad_of_{theirs}/anchor_preds"), strict=True
+        ):
+            gradient = torch.zeros_like(expected) if gradient is None else gradient
+            torch.testing.assert_close(gradient, expected, **TOLERANCE)
+    sum(losses.values()).backward()
+    for name, maps in leaves.items():
+        for x, expected in zip(maps, published.levels(f"crafted/grad/{name}"), strict=True):
+            torch.testing.assert_close(x.grad, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("case,topk", [("post", 1000), ("post_nms_pre_100", 100)])
+def test_detections_of_a_batch_are_the_published_ones(published, monkeypatch, case, topk):
+    model = detector(monkeypatch, RETINANET__TOPK_CANDIDATES_TEST=topk).eval()
+    predictions, _ = published.predictions("crafted/in")
+    with torch.no_grad():
+        results = model.forward_inference(images(), features(), predictions)
+    for i, result in enumerate(results):
+        expected = published.tensor(f"crafted/{case}/img{i}/det_boxes_scores")
+        torch.testing.assert_close(result.scores, expected[:, 4], **TOLERANCE)
+        torch.testing.assert_close(result.pred_boxes.tensor, expected[:, :4], rtol=1e-4, atol=2e-3)
+        labels = published.tensor(f"crafted/{case}/img{i}/det_labels")
+        assert torch.equal(result.pred_classes, labels)
+
+
+def test_resized_detections_are_the_published_ones(published, monkeypatch):
+    """The second image was twice as large for the network as it is."""
+    model = detector(monkeypatch).eval()
+    predictions, _ = published.predictions("crafted/in")
+    with torch.no_grad():
+        result = model.forward_inference(images(), features(), predictions)[1]
+    resized = detector_postprocess(result, 60, 75)
+    expected = published.tensor("crafted/post_rescale/img1/det_boxes_scores")
+    nonempty = (expected[:, 2:4] > expected[:, :2]).all(dim=1)  # Detectron2 drops the others
+    torch.testing.assert_close(resized.scores, expected[nonempty, 4], **TOLERANCE)
+    torch.testing.assert_close(
+        resized.pred_boxes.tensor, expected[nonempty, :4], rtol=1e-4, atol=2e-3
+    )
+
+
+def test_a_threshold_for_the_class_alone_or_for_the_score(published, monkeypatch):
+    """Class probability and quality of each location, on one level; threshold 0.05."""
+    pairs = torch.tensor([[0.9, 0.9], [0.06, 0.5], [0.04, 0.99]])
+    found = []
+    for thresh_on_product in (False, True):
+        model = detector(
+            monkeypatch,
+            RETINANET__NUM_CLASSES=1,
+            DYNAMIC_ANCHOR__RETINANET__THRESH_ON_PRODUCT=thresh_on_product,
+        )
+        anchors = torch.arange(3)[:, None] * 50 + torch.tensor([0.0, 0.0, 20.0, 20.0])
+        with torch.no_grad():
+            result = model.detect([(anchors, pairs, torch.zeros(3, 4))], (200, 200))
+        found.append(result.scores.tolist())
+    assert found[0] == pytest.approx([0.81, 0.03])  # a score below the threshold, as published
+    assert found[1] == pytest.approx([0.81])
+
+
+def test_the_best_locations_are_chosen_by_score_before_the_threshold(published, monkeypatch):
+    """The second location passes the threshold, but the first, which does not, scores higher."""
+    model = detector(monkeypatch, RETINANET__NUM_CLASSES=1, RETINANET__TOPK_CANDIDATES_TEST=1)
+    pairs = torch.tensor([[0.04, 1.0], [0.06, 0.5]])
+    anchors = torch.tensor([[0.0, 0.0, 20.0, 20.0], [50.0, 50.0, 70.0, 70.0]])
+    assert len(model.detect([(anchors, pairs, torch.zeros(2, 4))], (200, 200))) == 0
+
+
+def test_boxes_learn_without_a_shape_only_if_asked_for(published, monkeypatch):
+    model = detector(monkeypatch, DYNAMIC_ANCHOR__RETINANET__ALWAYS_BOX_LOSS=True).train()
+    losses, leaves = losses_of(model, published, "no_quality_pos")
+    assert losses["loss_box_reg"] > 0.1
+    assert losses["loss_anchor_shape"] == losses["loss_anchor_quality"] == 0
+    sum(losses.values()).backward()
+    assert sum(x.grad.abs().sum() for x in leaves["bbox_preds"]) > 0
+
+
+def test_an_object_that_no_anchor_touches_takes_none_if_asked_for(monkeypatch):
+    anchors = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]]])
+    gt = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[50.0, 50.0, 60.0, 60.0]])))
+    gt.gt_classes = torch.tensor([3])
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    for min_iou, expected in ((0.0, 3), (0.01, NUM_CLASSES)):
+        model = detector(monkeypatch, DYNAMIC_ANCHOR__RETINANET__MIN_IOU=min_iou)
+        labels, _, _ = model.label_anchors(anchors, [gt], valid)
+        assert labels.tolist() == [[expected, expected]]
+
+
+def tiny_cfg():
+    cfg = model_zoo.get_config("dynamic_anchor/da_retinanet_R_50_FPN_1x")
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.PIXEL_STD = [2000.0] * 3  # keeps the output of a deep net without norm small
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    cfg.MODEL.RETINANET.NUM_CLASSES = NUM_CLASSES
+    return cfg
+
+
+def image_with(num_objects, height=96, width=128):
+    corner = torch.rand(num_objects, 2) * 50
+    instances = Instances((height, width), gt_boxes=Boxes(torch.cat([corner, corner + 40], dim=1)))
+    instances.gt_classes = torch.arange(num_objects) % NUM_CLASSES
+    return {"image": torch.randint(0, 255, (3, height, width)).float(), "instances": instances}
+
+
+@pytest.mark.parametrize("objects", [(2, 3), (0, 2), (2, 0), (0, 0)])
+def test_trains_with_and_without_objects(objects):
+    """The published code fails where only some images of a batch have objects."""
+    model = build_model(tiny_cfg()).train()
+    with EventStorage() as storage:
+        losses = model([image_with(n) for n in objects])
+        sum(losses.values()).backward()
+    assert set(losses) == set(LOSSES)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    if objects == (0, 0):
+        assert losses["loss_box_reg"] == losses["loss_anchor_shape"] == 0
+        assert losses["loss_anchor_quality"] == 0
+    else:
+        assert storage.latest()["dynamic_anchor/num_shapes"][0] > 0
+        assert 0 < storage.latest()["dynamic_anchor/best_iou"][0] < 1
+
+
+def test_an_image_without_objects_adds_negatives_and_its_share_of_the_count(published, monkeypatch):
+    """The losses of a batch are the sums of those of its images over the sum of their counts."""
+    model = detector(monkeypatch).train()
+    predictions, _ = published.predictions("crafted/in")
+    instances = published.instances()
+    instances = [instances[0], instances[1][:0]]
+
+    def losses(chosen):
+        part = [type(p)(*(x[chosen] for x in p)) for p in predictions]
+        sizes = [IMAGE_SIZES[i] for i in chosen]
+        with EventStorage() as storage:
+            found = model.forward_training(
+                ImageList(torch.zeros(len(chosen), 3, 128, 160), sizes),
+                features(),
+                part,
+                [instances[i] for i in chosen],
+            )
+        return found, storage.latest()["num_pos_anchors"][0]
+
+    (both, _), (first, positives), (second, none) = losses([0, 1]), losses([0]), losses([1])
+    assert positives > 2 and none == 0
+    counts = positives + 1, 1 + 1
+    expected = (first["loss_cls"] * counts[0] + second["loss_cls"] * counts[1]) / sum(counts)
+    torch.testing.assert_close(both["loss_cls"], expected)
+    expected = first["loss_box_reg"] * counts[0] / sum(counts)
+    torch.testing.assert_close(both["loss_box_reg"], expected)
+    for name in ("loss_anchor_shape", "loss_anchor_quality"):
+        torch.testing.assert_close(both[name], first[name])
+
+
+def test_step_under_bfloat16_autocast():
+    model = build_model(tiny_cfg()).train()
+    batch = [image_with(3), image_with(0)]
+    with EventStorage():
+        exact = model(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(batch)
+    sum(rounded.values()).backward()
+    assert {x.dtype for x in rounded.values()} == {torch.float32}
+    for name, loss in rounded.items():
+        assert loss.item() == pytest.approx(exact[name].item(), rel=0.05), name
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_prediction_under_bfloat16_autocast():
+    model = build_model(tiny_cfg()).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        (output,) = model([image_with(1)])
+    assert output["instances"].pred_boxes.tensor.dtype == torch.float32
+
+
+def test_levels_strides_and_sizes_come_from_the_config():
+    cfg = tiny_cfg()
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[24], [48], [96]]
+    model = build_model(cfg).train()
+    assert len(model.head.scales) == 3
+    with EventStorage():
+        losses = model([image_with(2)])
+    assert all(loss.isfinite() for loss in losses.values())
+    with torch.no_grad():
+        maps = model.backbone(torch.zeros(1, 3, 64, 64))
+        maps = [maps[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
+        for scale in model.head.scales:
+            scale.scale.zero_()
+        fine, middle, coarse = model.dynamic_anchoring.anchors(maps, model.head(maps))
+    assert fine[0, 0].tolist() == [4 - 12, 4 - 12, 4 + 12, 4 + 12]
+    assert middle[0, 1].tolist() == [24 - 24, 8 - 24, 24 + 24, 8 + 24]
+    assert coarse[0, 2].tolist() == [16 - 48, 48 - 48, 16 + 48, 48 + 48]
+
+
+def test_candidates_before_nms_are_more_than_the_detections(published, monkeypatch):
+    model = detector(monkeypatch).eval()
+    predictions, _ = published.predictions("crafted/in")
+    with torch.no_grad(), candidates_before_nms(model):
+        results = model.forward_inference(images(), features(), predictions)
+    assert all(len(result) > 400 for result in results)

@@ -1,0 +1,164 @@
+import math
+
+import pytest
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, Instances
+from dynamic_published import (
+    IMAGE_SIZES,
+    NUM_CLASSES,
+    TOLERANCE,
+    Published,
+    detector,
+    features,
+    input_shape,
+    published_cfg,
+)
+
+from anchor_heads.projects.dynamic_anchor.anchoring import DynamicAnchoring
+from anchor_heads.projects.dynamic_anchor.targets import objects_by_center, shape_targets
+
+
+@pytest.fixture(scope="module")
+def published():
+    return Published("head_loss")
+
+
+def anchoring_of(sizes=None, strides=None):
+    cfg = published_cfg()
+    if sizes is None:
+        return DynamicAnchoring(cfg, input_shape())
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
+    return DynamicAnchoring(cfg, [ShapeSpec(stride=stride) for stride in strides])
+
+
+def test_shape_targets_are_the_published_ones(published):
+    mask, half_sides, targets = anchoring_of().shape_learners(features(), published.instances())
+    quality = published.by_image("crafted/quality_targets")
+    assert torch.equal(mask, quality > 0)
+    assert mask.sum() == published.tensor("crafted/num_pos")
+    torch.testing.assert_close(targets.quality, quality[mask], **TOLERANCE)
+    expected = published.by_image("crafted/anchor_targets_stride")[mask]
+    torch.testing.assert_close(targets.half_sizes / half_sides, expected, **TOLERANCE)
+    expected = published.by_image("crafted/anchor_weights")[mask]
+    torch.testing.assert_close(targets.centerness, expected, **TOLERANCE)
+
+
+def test_anchors_and_boxes_are_the_published_ones(published, monkeypatch):
+    predictions, _ = published.predictions("crafted/in")
+    model = detector(monkeypatch)
+    anchors = model.dynamic_anchoring.anchors(features(), predictions)
+    flat = torch.cat([x.flatten(0, 1) for x in anchors])  # levels, then images
+    expected = published.tensor("crafted/flatten_anchor_preds_decode")
+    torch.testing.assert_close(flat, expected, rtol=1e-4, atol=1e-4)
+    deltas = torch.cat([x.deltas.flatten(0, 1) for x in predictions])
+    boxes = model.box2box_transform.apply_deltas(deltas, flat)
+    expected = published.tensor("crafted/decoded_bbox_preds")
+    torch.testing.assert_close(boxes, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_classes_and_boxes_to_learn_are_the_published_ones(published, monkeypatch):
+    predictions, _ = published.predictions("crafted/in")
+    model = detector(monkeypatch)
+    anchors = torch.cat(model.dynamic_anchoring.anchors(features(), predictions), dim=1)
+    valid = model.dynamic_anchoring.valid_cells(features(), IMAGE_SIZES)
+    assert valid.all()  # padded by itself, the second image is as large as the first
+    labels, boxes, best_iou = model.label_anchors(anchors, published.instances(), valid)
+    expected = torch.cat(published.levels("crafted/labels_list"), dim=1)
+    assert torch.equal(labels, expected)
+    positive = labels < NUM_CLASSES
+    assert positive.sum() == published.tensor("crafted/num_total_samples")
+    expected = torch.cat(published.levels("crafted/bbox_targets_list"), dim=1)
+    torch.testing.assert_close(boxes[positive], expected[positive])
+    assert len(best_iou) == 4
+
+
+def objects_at(boxes, radius=16.0, distances=(-math.inf, 64.0)):
+    """On a level of 8 x 10 locations, in the centres of cells of 8 pixels."""
+    objects = objects_by_center(torch.tensor(boxes), (8, 10), 8, 0.5, radius, distances)
+    return objects.view(8, 10)
+
+
+def test_an_object_teaches_the_locations_around_its_centre():
+    """Centre (40, 32); locations less than two cells away in both directions."""
+    found = (objects_at([[8.0, 8.0, 72.0, 56.0]]) == 0).nonzero()
+    assert found.amin(0).tolist() == [2, 3] and found.amax(0).tolist() == [5, 6]
+    assert len(found) == 16
+
+
+def test_the_region_ends_with_the_object():
+    found = (objects_at([[36.0, 0.0, 44.0, 64.0]]) == 0).nonzero()
+    assert len(found) == 0  # 36 and 44 are columns of locations, but not inside
+    found = (objects_at([[35.0, 0.0, 44.0, 64.0]]) == 0).nonzero()
+    assert found.tolist() == [[2, 4], [3, 4], [4, 4], [5, 4]]
+
+
+def test_the_smallest_of_several_objects_counts_and_the_first_of_equal_ones():
+    large, small = [4.0, 4.0, 68.0, 60.0], [20.0, 20.0, 52.0, 44.0]
+    objects = objects_at([large, small, small])
+    assert objects[3, 4] == 1
+    assert (objects == 2).sum() == 0
+
+
+def test_the_range_of_distances_has_both_its_ends():
+    """From the location (36, 36): left, top, right, bottom = 24, 20, 30, 10."""
+    box = [[12.0, 16.0, 66.0, 46.0]]
+    for size_range, expected in {(30.0, 50.0): 0, (0.0, 30.0): 0, (30.1, 50.0): -1}.items():
+        assert objects_at(box, 100.0, size_range)[4, 4] == expected
+
+
+def test_shape_quality_and_centerness_by_hand():
+    """Left, top, right, bottom = 10, 20, 30, 20."""
+    targets = shape_targets(torch.tensor([[50.0, 60.0]]), torch.tensor([[40.0, 40.0, 80.0, 80.0]]))
+    assert targets.half_sizes.tolist() == [[30.0, 20.0]]
+    assert targets.quality.item() == pytest.approx(40 * 40 / (60 * 40))
+    assert targets.centerness.item() == pytest.approx(math.sqrt(1 / 3))
+
+
+def test_levels_are_for_distances_up_to_half_their_squares_sides():
+    """Three levels; borders at 8 and 20, where two levels learn the same object."""
+    anchoring = anchoring_of([[16, 20], [40], [80]], [2, 4, 8])
+    maps = [torch.zeros(1, 1, 64 // stride, 64 // stride) for stride in (2, 4, 8)]
+    # Sides of squares around (32, 32). Locations are off the centre by 1, by 2 or by 4 pixels, or
+    # by 3, by 6 or by 12: distances from half the side + 1 on.
+    levels = {
+        10.0: {0},  # 5 + 1 and 5 + 3 on the first level; 5 + 4 would be too far on the second
+        14.0: {0, 1},  # 7 + 1 on the first level, 7 + 2 on the second
+        16.0: {1},  # 8 + 1 on the first level is too far
+        32.0: {1, 2},  # 16 + 2 on the second level, 16 + 4 on the third
+        60.0: {2},
+    }
+    for side, expected in levels.items():
+        box = torch.tensor([[32 - side / 2, 32 - side / 2, 32 + side / 2, 32 + side / 2]])
+        gt = Instances((64, 64), gt_boxes=Boxes(box))
+        mask = anchoring.shape_learners(maps, [gt]).mask[0]
+        found = mask.split([x.numel() for x in maps])
+        assert {i for i, level in enumerate(found) if level.any()} == expected, side
+
+
+def by_hand(boxes, points, radius, distances):
+    """The same, a pair of location and object at a time."""
+    result = []
+    for x, y in points.tolist():
+        best = (math.inf, -1)
+        for i, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+            sides = (x - x0, y - y0, x1 - x, y1 - y)
+            near = max(abs(2 * x - x0 - x1), abs(2 * y - y0 - y1)) < 2 * radius
+            if min(sides) > 0 and near and distances[0] <= max(sides) <= distances[1]:
+                best = min(best, ((x1 - x0) * (y1 - y0), i))
+        result.append(best[1])
+    return torch.tensor(result)
+
+
+@pytest.mark.parametrize("num_objects", [0, 1, 60])
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_the_rule_pair_by_pair(num_objects, offset):
+    """Objects lie partly outside the map too; all numbers are exact in float32."""
+    corner = torch.randint(-40, 240, (num_objects, 2)) / 4
+    boxes = torch.cat([corner, corner + torch.randint(8, 180, (num_objects, 2)) / 4], dim=1)
+    grid = torch.meshgrid(torch.arange(8.0), torch.arange(7.0), indexing="ij")
+    points = (torch.stack([grid[1], grid[0]], dim=-1).view(-1, 2) + offset) * 8
+    for radius, distances in ((16.0, (-math.inf, 20.0)), (11.0, (10.0, math.inf))):
+        found = objects_by_center(boxes, (8, 7), 8, offset, radius, distances)
+        assert torch.equal(found, by_hand(boxes, points, radius, distances))
+        assert num_objects < 2 or (found >= 0).sum() > 5
