@@ -37,8 +37,9 @@ def test_show_detections_draws_pairs_of_images(tmp_path):
     assert 320 < height < 480 and width > 4 * 320
 
 
-def test_benchmark_of_the_losses_prints_a_row_per_number_of_objects():
-    options = "--image-size 64 64 --objects 2 3 --repeats 2 --warmup 1".split()
+@pytest.mark.parametrize("method", ["FreeAnchor", "GuidedAnchor"])
+def test_benchmark_of_the_losses_prints_a_row_per_number_of_objects(method):
+    options = "--image-size 64 64 --objects 2 3 --repeats 2 --warmup 1 --method".split() + [method]
     code, said = finish(start("tools/benchmark_losses.py", *options))
     assert code == 0, said
     rows = [line.split("|") for line in said.splitlines() if line.startswith("|")]
