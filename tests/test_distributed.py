@@ -121,7 +121,7 @@ def test_torchrun(tmp_path, config, one_process):
 
 @pytest.mark.parametrize(
     "config",
-    [MODELS["FreeAnchorRetinaNet"], MODELS["GuidedAnchorRPN"]],
+    [MODELS["FreeAnchorRetinaNet"], MODELS["GuidedAnchorRetinaNet"]],
     ids=["given anchors", "predicted anchors"],
     indirect=True,
 )
