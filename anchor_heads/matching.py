@@ -3,6 +3,7 @@ times anchors.
 
 Shape shorthand in this module:
 
+    N: number of images
     M: number of objects in one image
     R: number of anchors of one image, over all levels
     A: number of boxes that stand for one anchor
@@ -13,6 +14,8 @@ from functools import partial, reduce
 from typing import NamedTuple
 
 import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 # Entries of one chunk of the M x R overlap matrix. On a CPU a chunk with its temporaries should
@@ -151,8 +154,41 @@ def match_valid(matcher: Callable, objects: Tensor, anchors: Tensor, valid: Tens
     return Match(matched, labels, match.best_iou)
 
 
-def matched_boxes(match: Match, objects: Tensor) -> Tensor:
-    """The box of the object of each anchor, (R, 4); undefined for those not labelled 1."""
-    if len(objects) == 0:
-        return objects.new_zeros(len(match.objects), 4)
-    return objects[match.objects]
+class BatchMatch(NamedTuple):
+    """What each anchor of a batch is to learn, where each image has its own anchors."""
+
+    objects: Tensor
+    """(N, R) int64, an index of an object of the image. Undefined for those not labelled 1."""
+    labels: Tensor
+    """(N, R) int8, see :class:`Match`."""
+    boxes: Tensor
+    """(N, R, 4) boxes of the objects. Undefined for those not labelled 1."""
+
+
+@torch.no_grad()
+def match_predicted_anchors(
+    matcher: Callable, gt_instances: list[Instances], anchors: Tensor, valid: Tensor
+) -> BatchMatch:
+    """Match objects with the anchors that were predicted for their image.
+
+    Anchors without width or height are ignored. The mean of the best IoU that an anchor has with
+    each object goes to the event storage as "predicted_anchor/best_iou".
+
+    Args:
+        matcher (callable): takes objects and anchors and returns a :class:`Match`.
+        gt_instances (list[Instances]): N of them, with "gt_boxes".
+        anchors (Tensor): (N, R, 4).
+        valid (Tensor): (N, R) bool, the anchors that may learn; the others are ignored.
+    """
+    results, best_iou = [], []
+    for gt, anchors_i, valid_i in zip(gt_instances, anchors, valid, strict=True):
+        objects = gt.gt_boxes.tensor
+        usable = valid_i & Boxes(anchors_i).nonempty()
+        match = match_valid(matcher, objects, anchors_i, usable)
+        boxes = objects[match.objects] if len(objects) else torch.zeros_like(anchors_i)
+        results.append((match.objects, match.labels, boxes))
+        best_iou.append(match.best_iou)
+    best_iou = torch.cat(best_iou)
+    if len(best_iou):
+        get_event_storage().put_scalar("predicted_anchor/best_iou", best_iou.mean().item())
+    return BatchMatch(*(torch.stack(x) for x in zip(*results, strict=True)))

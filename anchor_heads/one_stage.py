@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor, nn
 
-from anchor_heads.box_regression import BoundedBox2BoxTransform
-from anchor_heads.distributed import unwrap
-from anchor_heads.matching import match_valid, matched_boxes
+from anchor_heads.box_regression import BoundedBox2BoxTransform, box_regression_loss
+from anchor_heads.distributed import loss_normalizer, unwrap
+from anchor_heads.matching import build_max_iou_matcher, match_predicted_anchors
 
 # An IoU never exceeds 1, so NMS at this threshold removes nothing.
 _NMS_OFF = 2.0
@@ -62,7 +63,7 @@ def candidates_before_nms(model: nn.Module, topk_candidates: int | None = None):
 class PredictedAnchorDetector(RetinaNet):
     """A one-stage detector that predicts its anchors, so that each image has its own.
 
-    Box regression, labels, class loss and detections of RetinaNet for such anchors; a method adds
+    Labels, losses of class and box, and detections of RetinaNet for such anchors; a method adds
     its head, its other losses, and what it does with the anchors of an image.
 
     Shape shorthand:
@@ -73,11 +74,25 @@ class PredictedAnchorDetector(RetinaNet):
         K: number of classes
     """
 
+    # The class of the head; a head is made from the config and a ShapeSpec per level.
+    HEAD: type[nn.Module]
+
     @classmethod
-    def from_config(cls, cfg):
-        ret = super().from_config(cfg)  # its "head" is for the subclass to replace
-        weights = cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS
-        return {**ret, "box2box_transform": BoundedBox2BoxTransform(weights)}
+    def from_config(cls, cfg, min_iou: float):
+        """
+        Args:
+            cfg (CfgNode): the config.
+            min_iou (float): see :func:`build_max_iou_matcher`.
+        """
+        ret = super().from_config(cfg)
+        node = cfg.MODEL.RETINANET
+        shapes = ret["backbone"].output_shape()
+        return {
+            **ret,
+            "head": cls.HEAD(cfg, [shapes[name] for name in node.IN_FEATURES]),
+            "anchor_matcher": build_max_iou_matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou),
+            "box2box_transform": BoundedBox2BoxTransform(node.BBOX_REG_WEIGHTS),
+        }
 
     @torch.no_grad()
     def label_anchors(self, anchors, gt_instances, valid):
@@ -90,20 +105,57 @@ class PredictedAnchorDetector(RetinaNet):
         Returns:
             Tensor: (N, R) int64 labels in {-1, 0, ..., K}: -1 = ignored, K = background.
             Tensor: (N, R, 4) boxes, undefined where the label is no class.
-            Tensor: (objects of all images,) the best IoU that an anchor has with each.
         """
-        labels, boxes, best_iou = [], [], []
-        for anchors_i, gt, valid_i in zip(anchors, gt_instances, valid, strict=True):
-            usable = valid_i & Boxes(anchors_i).nonempty()
-            match = match_valid(self.anchor_matcher, gt.gt_boxes.tensor, anchors_i, usable)
-            labels_i = torch.full_like(match.objects, self.num_classes)
-            positive = match.labels == 1
-            labels_i[positive] = gt.gt_classes[match.objects[positive]]
-            labels_i[match.labels == -1] = -1
-            labels.append(labels_i)
-            boxes.append(matched_boxes(match, gt.gt_boxes.tensor))
-            best_iou.append(match.best_iou)
-        return torch.stack(labels), torch.stack(boxes), torch.cat(best_iou)
+        match = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
+        positive = match.labels == 1
+        labels = torch.full_like(match.objects, self.num_classes)
+        for gt, labels_i, objects, positive_i in zip(
+            gt_instances, labels, match.objects, positive, strict=True
+        ):
+            labels_i[positive_i] = gt.gt_classes[objects[positive_i]]
+        labels[match.labels == -1] = -1
+        return labels, match.boxes
+
+    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
+        """
+        Args:
+            anchors (Tensor): (N, R, 4).
+            pred_logits (Tensor): (N, R, K).
+            gt_labels, gt_boxes (Tensor): see :meth:`label_anchors`.
+            pred_anchor_deltas (Tensor): (N, R, 4).
+
+        Returns:
+            dict[str, Tensor]: the scalars "loss_cls" and "loss_box_reg", both divided by
+            :meth:`loss_count` over all processes.
+        """
+        positive = (gt_labels >= 0) & (gt_labels < self.num_classes)
+        storage = get_event_storage()
+        for name, kind in (("pos", positive), ("neg", gt_labels == self.num_classes)):
+            storage.put_scalar(f"num_{name}_anchors", kind.sum().item() / len(kind))
+        normalizer = loss_normalizer(self.loss_count(positive), anchors.device)
+        loss_box_reg = self.box_loss(
+            anchors[positive], pred_anchor_deltas[positive], gt_boxes[positive]
+        )
+        return {
+            "loss_cls": self.class_loss(pred_logits, gt_labels) / normalizer,
+            "loss_box_reg": loss_box_reg / normalizer,
+        }
+
+    def loss_count(self, positive: Tensor) -> float:
+        """What the losses of this process's images are divided by: the number of positives among
+        the (N, R) anchors, an image's counting at least 1."""
+        return positive.sum(dim=1).clamp(min=1).sum().item()
+
+    def box_loss(self, anchors: Tensor, deltas: Tensor, gt_boxes: Tensor) -> Tensor:
+        """The sum over n positives, of which all arguments are (n, 4)."""
+        return box_regression_loss(
+            self.box2box_transform,
+            anchors,
+            deltas,
+            gt_boxes,
+            self.box_reg_loss_type,
+            self.smooth_l1_beta,
+        )
 
     def class_loss(self, pred_logits: Tensor, gt_labels: Tensor) -> Tensor:
         """Focal loss of the anchors that are not ignored.

@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from anchor_heads.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.distributed import loss_normalizer
-from anchor_heads.matching import match_valid, matched_boxes
+from anchor_heads.matching import build_max_iou_matcher, match_predicted_anchors
 
 
 class PredictedAnchorRPN(RPN):
@@ -30,7 +30,16 @@ class PredictedAnchorRPN(RPN):
     HEAD_NAME: str
 
     @classmethod
-    def from_config(cls, cfg, input_shape):
+    def from_config(cls, cfg, input_shape, min_iou: float):
+        """
+        Args:
+            cfg (CfgNode): the config.
+            input_shape (dict[str, ShapeSpec]): of the backbone's features.
+            min_iou (float): see :func:`build_max_iou_matcher`.
+
+        Raises:
+            ValueError: if ``MODEL.RPN.BOUNDARY_THRESH`` is set.
+        """
         if cfg.MODEL.RPN.BOUNDARY_THRESH >= 0:
             raise ValueError(
                 f"MODEL.RPN.BOUNDARY_THRESH is {cfg.MODEL.RPN.BOUNDARY_THRESH}: predicted anchors "
@@ -41,8 +50,12 @@ class PredictedAnchorRPN(RPN):
             cfg.defrost()
             cfg.MODEL.RPN.HEAD_NAME = cls.HEAD_NAME
         ret = super().from_config(cfg, input_shape)
-        weights = cfg.MODEL.RPN.BBOX_REG_WEIGHTS
-        return {**ret, "box2box_transform": BoundedBox2BoxTransform(weights)}
+        node = cfg.MODEL.RPN
+        return {
+            **ret,
+            "anchor_matcher": build_max_iou_matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou),
+            "box2box_transform": BoundedBox2BoxTransform(node.BBOX_REG_WEIGHTS),
+        }
 
     @torch.no_grad()
     def label_and_sample_anchors(self, anchors, gt_instances, valid):
@@ -55,16 +68,9 @@ class PredictedAnchorRPN(RPN):
         Returns:
             Tensor: (N, R) labels in {-1, 0, 1}: -1 = ignored or not drawn, 0 = background.
             Tensor: (N, R, 4) boxes, undefined where the label is not 1.
-            Tensor: (objects of all images,) the best IoU that an anchor has with each.
         """
-        labels, boxes, best_iou = [], [], []
-        for anchors_i, gt, valid_i in zip(anchors, gt_instances, valid, strict=True):
-            usable = valid_i & Boxes(anchors_i).nonempty()
-            match = match_valid(self.anchor_matcher, gt.gt_boxes.tensor, anchors_i, usable)
-            labels.append(self._subsample_labels(match.labels))
-            boxes.append(matched_boxes(match, gt.gt_boxes.tensor))
-            best_iou.append(match.best_iou)
-        return torch.stack(labels), torch.stack(boxes), torch.cat(best_iou)
+        match = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
+        return torch.stack([self._subsample_labels(x) for x in match.labels]), match.boxes
 
     def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
         """
@@ -110,7 +116,7 @@ class PredictedAnchorRPN(RPN):
         gt_instances: list[Instances],
         valid: Tensor,
         image_sizes: list[tuple[int, int]],
-    ) -> tuple[list[Instances], dict[str, Tensor], Tensor]:
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
         """
         Args:
             levels (list): for each level the anchors (N, Ri, 4), their logits (N, Ri, 1) and their
@@ -121,16 +127,15 @@ class PredictedAnchorRPN(RPN):
         Returns:
             list[Instances]: N of them, the proposals.
             dict[str, Tensor]: see :meth:`losses`.
-            Tensor: see :meth:`label_and_sample_anchors`, the third.
         """
         anchors, logits, deltas = (torch.cat(x, dim=1) for x in zip(*levels, strict=True))
-        labels, boxes, best_iou = self.label_and_sample_anchors(anchors, gt_instances, valid)
+        labels, boxes = self.label_and_sample_anchors(anchors, gt_instances, valid)
         losses = self.losses(anchors, logits[..., 0], labels, deltas, boxes)
         proposals = [
             self.propose([[x[i].detach() for x in level] for level in levels], size)
             for i, size in enumerate(image_sizes)
         ]
-        return proposals, losses, best_iou
+        return proposals, losses
 
     def propose(self, levels, image_size: tuple[int, int]) -> Instances:
         """The proposals of one image.

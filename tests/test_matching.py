@@ -1,13 +1,14 @@
 import pytest
 import torch
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.utils.events import EventStorage
 
 from anchor_heads import matching
 from anchor_heads.matching import (
     build_max_iou_matcher,
     match_max_iou,
+    match_predicted_anchors,
     match_valid,
-    matched_boxes,
 )
 
 
@@ -90,7 +91,6 @@ def test_matching_in_chunks_equals_matching_at_once(num_objects, monkeypatch):
         assert torch.equal(ours, expected)
     if num_objects == 0:
         assert at_once.labels.sum() == 0 and len(at_once.best_iou) == 0
-        assert matched_boxes(at_once, objects).shape == (300, 4)
 
 
 def test_no_anchors_match_nothing():
@@ -111,6 +111,22 @@ def test_anchors_that_are_not_valid_are_ignored():
     match = match_valid(matcher, OBJECT, ANCHORS, valid)
     assert match.labels.tolist() == [-1, 1, -1, 0, 0]
     assert match.best_iou.item() == pytest.approx(0.8)
+
+
+def test_each_image_of_a_batch_has_its_own_anchors():
+    """The first image has the object, and an anchor without width; the second has none."""
+    matcher = build_max_iou_matcher([0.4, 0.8], [0, -1, 1], min_iou=0.9)
+    anchors = torch.stack([ANCHORS, ANCHORS.flip(0)])
+    anchors[0, 4, 2] = anchors[0, 4, 0]
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    valid[0, 0] = valid[1, 4] = False
+    instances = [Instances((100, 100), gt_boxes=Boxes(x)) for x in (OBJECT, OBJECT[:0])]
+    with EventStorage() as storage:
+        match = match_predicted_anchors(matcher, instances, anchors, valid)
+    assert match.labels.tolist() == [[-1, 1, -1, 0, -1], [0, 0, 0, 0, -1]]
+    assert torch.equal(match.boxes[0, 1], OBJECT[0]) and match.boxes.shape == (2, 5, 4)
+    assert match.objects.shape == (2, 5)
+    assert storage.latest()["predicted_anchor/best_iou"][0] == pytest.approx(0.8)
 
 
 def test_labels_that_this_matching_does_not_know_are_refused():

@@ -37,7 +37,7 @@ def test_show_detections_draws_pairs_of_images(tmp_path):
     assert 320 < height < 480 and width > 4 * 320
 
 
-@pytest.mark.parametrize("method", ["FreeAnchor", "GuidedAnchor"])
+@pytest.mark.parametrize("method", ["FreeAnchor", "GuidedAnchor", "DynamicAnchor"])
 def test_benchmark_of_the_losses_prints_a_row_per_number_of_objects(method):
     options = "--image-size 64 64 --objects 2 3 --repeats 2 --warmup 1 --method".split() + [method]
     code, said = finish(start("tools/benchmark_losses.py", *options))

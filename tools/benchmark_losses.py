@@ -1,9 +1,9 @@
 """Time and memory of a method's losses beside RetinaNet's, matching included, forward and backward.
 
 The losses get random predictions, shaped like those for one image on a ResNet-FPN: levels P3 to
-P7, nine anchors per location, or one guided anchor. Times are taken in turn in one process; memory
-is the peak of a fresh process above what it held before its first loss (on the CPU read from
-/proc, so on Linux only).
+P7, nine anchors per location, or one predicted anchor. Times are taken in turn in one process;
+memory is the peak of a fresh process above what it held before its first loss (on the CPU read
+from /proc, so on Linux only).
 
     python tools/benchmark_losses.py [--method GuidedAnchor] [--device cuda] [--objects 10 100 500]
 """
@@ -15,64 +15,35 @@ import time
 from pathlib import Path
 
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_anchor_generator
-from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
 from anchor_heads import model_zoo
 from anchor_heads.layers import by_location
-from anchor_heads.matching import build_max_iou_matcher
-from anchor_heads.projects.free_anchor.likelihood import FreeAnchorLoss
-from anchor_heads.projects.free_anchor.retinanet import FreeAnchorRetinaNet
-from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
+from anchor_heads.projects.dynamic_anchor.head import Prediction
 from anchor_heads.projects.guided_anchoring.head import Guide
-from anchor_heads.projects.guided_anchoring.retinanet import GuidedAnchorRetinaNet
 
 CONFIGS = {
     "FreeAnchor": "free_anchor/free_anchor_R_50_FPN_1x",
     "GuidedAnchor": "guided_anchoring/ga_retinanet_R_50_FPN_1x",
+    "DynamicAnchor": "dynamic_anchor/da_retinanet_R_50_FPN_1x",
     "RetinaNet": "baselines/retinanet_R_50_FPN_1x",
 }
 STRIDES = (8, 16, 32, 64, 128)
+# What heads predict for an anchor beside classes and deltas: (channels, scale, mean) of each map.
+SHAPE, LOCATION, QUALITY = (2, 0.3, 0.0), (1, 1.0, -4.0), (1, 1.0, 0.0)
+EXTRA = {"GuidedAnchor": (LOCATION, SHAPE), "DynamicAnchor": (SHAPE, QUALITY)}
 
 
 def make_model(name, device):
     """The detector of a config, without backbone and head."""
     cfg = model_zoo.get_config(CONFIGS[name])
-    node = cfg.MODEL.RETINANET
-    levels = [ShapeSpec(stride=stride) for stride in STRIDES]
-    arguments = dict(
-        backbone=nn.Identity(),
-        head=nn.Identity(),
-        head_in_features=node.IN_FEATURES,
-        anchor_generator=build_anchor_generator(cfg, levels),
-        box2box_transform=Box2BoxTransform(node.BBOX_REG_WEIGHTS),
-        anchor_matcher=Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, True),
-        num_classes=node.NUM_CLASSES,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-    )
-    if name == "FreeAnchor":
-        arguments["free_anchor_loss"] = FreeAnchorLoss(
-            cfg,
-            box2box_transform=arguments["box2box_transform"],
-            smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA,
-            box_reg_loss_type=node.BBOX_REG_LOSS_TYPE,
-        )
-        return FreeAnchorRetinaNet(**arguments).to(device)
-    if name == "GuidedAnchor":
-        user = cfg.MODEL.GUIDED_ANCHOR.RETINANET
-        arguments["anchor_matcher"] = build_max_iou_matcher(
-            node.IOU_THRESHOLDS, node.IOU_LABELS, user.MIN_IOU
-        )
-        arguments["guided_anchoring"] = GuidedAnchoring(cfg, user, levels)
-        return GuidedAnchorRetinaNet(**arguments).to(device)
-    return RetinaNet(**arguments).to(device)
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    model.backbone = model.head = nn.Identity()
+    return model.to(device)
 
 
 class GivenPredictions(nn.Module):
@@ -87,17 +58,29 @@ class GivenPredictions(nn.Module):
 
 
 def make_predictions(name, sizes, num_classes, device):
-    """Logits and deltas per level, and for guided anchors location and shape too."""
+    """Random maps of logits, deltas and what the method predicts beside them: lists of a leaf per
+    level."""
+    anchors = 1 if name in EXTRA else 9
+    kinds = [(anchors * num_classes, 1.0, -4.0), (anchors * 4, 0.5, 0.0), *EXTRA.get(name, ())]
 
-    def random(channels, scale, shift=0.0):
+    def random(channels, scale, mean):
         maps = [torch.randn(1, channels, h, w, device=device) for h, w in sizes]
-        return [x.mul_(scale).add_(shift).requires_grad_() for x in maps]
+        return [x.mul_(scale).add_(mean).requires_grad_() for x in maps]
 
-    anchors = 1 if name == "GuidedAnchor" else 9
-    predictions = [random(anchors * num_classes, 1.0, -4.0), random(anchors * 4, 0.5)]
+    return [random(*kind) for kind in kinds]
+
+
+def head_output(name, model, maps):
+    """The maps as the detector takes them from its head."""
+    logits, deltas, *others = maps
     if name == "GuidedAnchor":
-        predictions += [random(1, 1.0, -4.0), random(2, 0.3)]
-    return predictions
+        model.head = GivenPredictions(logits, deltas)
+        return [Guide(*level, ()) for level in zip(*others, strict=True)]
+    if name == "DynamicAnchor":
+        shape, quality = others
+        levels = zip(shape, logits, deltas, quality, strict=True)
+        return [Prediction(*(by_location(x) for x in level)) for level in levels]
+    return maps
 
 
 def make_objects(height, width, num_objects, num_classes, device):
@@ -115,6 +98,7 @@ class Step:
 
     def __init__(self, name, args, num_objects):
         torch.manual_seed(0)
+        self.name = name
         height, width = args.image_size
         self.device = torch.device(args.device)
         self.model = make_model(name, self.device)
@@ -130,10 +114,7 @@ class Step:
         for level in self.predictions:
             for x in level:
                 x.grad = None
-        predictions = self.predictions[:2]
-        if len(self.predictions) > 2:
-            self.model.head = GivenPredictions(*predictions)
-            predictions = [Guide(*level, ()) for level in zip(*self.predictions[2:], strict=True)]
+        predictions = head_output(self.name, self.model, self.predictions)
         synchronize(self.device)
         start = time.perf_counter()
         losses = self.model.forward_training(self.images, self.features, predictions, self.objects)
@@ -192,7 +173,7 @@ def compare_times(args, num_objects):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    methods = ("FreeAnchor", "GuidedAnchor")
+    methods = [name for name in CONFIGS if name != "RetinaNet"]
     parser.add_argument("--method", choices=methods, default=methods[0])
     parser.add_argument("--objects", type=int, nargs="+", default=[10, 100, 500])
     parser.add_argument("--image-size", type=int, nargs=2, default=[800, 1216], metavar=("H", "W"))

@@ -1,7 +1,6 @@
 """Anchors that a network predicts: squares on a grid, stretched by predicted shapes, and features
 that are made to fit them."""
 
-from .cells import cells_in_images
 from .feature_adaption import FeatureAdaption
 from .shaped_anchors import SquareGenerator, build_square_generator, stretch
 
@@ -9,6 +8,5 @@ __all__ = [
     "FeatureAdaption",
     "SquareGenerator",
     "build_square_generator",
-    "cells_in_images",
     "stretch",
 ]

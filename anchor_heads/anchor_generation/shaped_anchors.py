@@ -1,15 +1,24 @@
-"""Anchors from predicted shapes: one square per location, stretched."""
+"""Anchors from predicted shapes: one square per location, stretched.
+
+Shape shorthand in this module:
+
+    N: number of images
+    C, H, W: channels, height and width of a feature level
+    R: number of locations of one image over all levels, each level by rows
+"""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
 
 # Widths and heights stay within a factor of a million of the square's, as published.
 MAX_LOG_STRETCH = -math.log(1e-6)
+# Published training pads each image to multiples of this, and lets only cells in it learn.
+PADDING_MULTIPLE = 32
 
 
 class SquareGenerator(DefaultAnchorGenerator):
@@ -35,23 +44,47 @@ class SquareGenerator(DefaultAnchorGenerator):
         )
         self.sides = sides
 
+    def cells_in_images(
+        self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Which locations lie on an image, padded to multiples of 32 by itself.
 
-def build_square_generator(cfg: CfgNode, input_shape: list[ShapeSpec]) -> SquareGenerator:
+        Args:
+            features (list[Tensor]): (N, C, H, W) per level.
+            image_sizes (sequence): N pairs (height, width) in pixels.
+
+        Returns:
+            Tensor: (N, R) bool.
+        """
+        batch = []
+        for image_size in image_sizes:
+            padded = [-(-side // PADDING_MULTIPLE) * PADDING_MULTIPLE for side in image_size]
+            inside = []
+            for x, stride in zip(features, self.strides, strict=True):
+                cells = torch.zeros(x.shape[2:], dtype=torch.bool)
+                height, width = (-(-side // stride) for side in padded)
+                cells[:height, :width] = True
+                inside.append(cells.flatten())
+            batch.append(torch.cat(inside))
+        return torch.stack(batch).to(features[0].device)
+
+
+def build_square_generator(cfg: CfgNode, strides: list[int]) -> SquareGenerator:
     """Build the generator of the squares that predicted anchors start from.
 
     Args:
         cfg (CfgNode): reads ``MODEL.ANCHOR_GENERATOR``. The side of a level's squares is the
             smallest of its ``SIZES``; ``ASPECT_RATIOS`` are left aside.
-        input_shape (list[ShapeSpec]): one per level, with its stride.
+        strides (list[int]): pixels from one location to the next, per level.
     """
     sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
     if not isinstance(sizes[0], (list, tuple)):  # Detectron2 accepts one list for all levels
         sizes = [sizes]
     if len(sizes) == 1:
-        sizes = list(sizes) * len(input_shape)
+        sizes = list(sizes) * len(strides)
     return SquareGenerator(
         sides=[float(min(level)) for level in sizes],
-        strides=[shape.stride for shape in input_shape],
+        strides=strides,
         offset=cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
     )
 

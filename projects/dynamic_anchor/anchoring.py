@@ -13,12 +13,11 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from anchor_heads.anchor_generation import build_square_generator, cells_in_images, stretch
+from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, stretch
 from anchor_heads.distributed import loss_normalizer
 
 from .head import Prediction
@@ -48,11 +47,11 @@ class DynamicAnchoring(nn.Module):
 
     @configurable
     def __init__(
-        self, *, square_generator: nn.Module, center_radius: float, shape_loss_weight: float
+        self, *, square_generator: SquareGenerator, center_radius: float, shape_loss_weight: float
     ):
         """
         Args:
-            square_generator (nn.Module): generator of one square per location.
+            square_generator (SquareGenerator): generator of one square per location.
             center_radius (float): how far from an object's centre its shape is learned, in strides.
             shape_loss_weight (float): factor of the loss.
         """
@@ -62,15 +61,15 @@ class DynamicAnchoring(nn.Module):
         self.shape_loss_weight = shape_loss_weight
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]):
+    def from_config(cls, cfg: CfgNode, strides: list[int]):
         """
         Args:
             cfg (CfgNode): the config.
-            input_shape (list[ShapeSpec]): one per level.
+            strides (list[int]): pixels from one location to the next, per level.
         """
         node = cfg.MODEL.DYNAMIC_ANCHOR
         return {
-            "square_generator": build_square_generator(cfg, input_shape),
+            "square_generator": build_square_generator(cfg, strides),
             "center_radius": node.CENTER_RADIUS,
             "shape_loss_weight": node.SHAPE_LOSS_WEIGHT,
         }
@@ -90,12 +89,6 @@ class DynamicAnchoring(nn.Module):
             stretch(level.tensor, prediction.shape)
             for level, prediction in zip(squares, predictions, strict=True)
         ]
-
-    def valid_cells(self, features: list[Tensor], image_sizes: list[tuple[int, int]]) -> Tensor:
-        """Which locations lie on their image: (N, R) bool. The others learn no class or box."""
-        sizes = [tuple(x.shape[2:]) for x in features]
-        strides = self.square_generator.strides
-        return cells_in_images(image_sizes, sizes, strides, features[0].device)
 
     @torch.no_grad()
     def shape_learners(

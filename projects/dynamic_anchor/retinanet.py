@@ -2,10 +2,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils.events import get_event_storage
 
 from anchor_heads.distributed import loss_normalizer, sum_over_processes
-from anchor_heads.matching import build_max_iou_matcher
 from anchor_heads.one_stage import PredictedAnchorDetector
 
 from .anchoring import DynamicAnchoring
@@ -21,6 +19,8 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
     A detection's score is class probability times quality. ``MODEL.RETINANET``'s box loss keys
     have no effect: the boxes' loss is the negative logarithm of their IoU.
     """
+
+    HEAD = DynamicAnchorRetinaNetHead
 
     @configurable
     def __init__(
@@ -51,17 +51,11 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
 
     @classmethod
     def from_config(cls, cfg):
-        ret = super().from_config(cfg)
-        retinanet, node = cfg.MODEL.RETINANET, cfg.MODEL.DYNAMIC_ANCHOR.RETINANET
-        shapes = ret["backbone"].output_shape()
-        levels = [shapes[name] for name in retinanet.IN_FEATURES]
+        node = cfg.MODEL.DYNAMIC_ANCHOR.RETINANET
+        ret = super().from_config(cfg, node.MIN_IOU)
         return {
             **ret,
-            "head": DynamicAnchorRetinaNetHead(cfg, levels),
-            "anchor_matcher": build_max_iou_matcher(
-                retinanet.IOU_THRESHOLDS, retinanet.IOU_LABELS, node.MIN_IOU
-            ),
-            "dynamic_anchoring": DynamicAnchoring(cfg, levels),
+            "dynamic_anchoring": DynamicAnchoring(cfg, ret["anchor_generator"].strides),
             "quality_loss_weight": node.QUALITY_LOSS_WEIGHT,
             "always_box_loss": node.ALWAYS_BOX_LOSS,
             "thresh_on_product": node.THRESH_ON_PRODUCT,
@@ -77,10 +71,8 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         anchoring = self.dynamic_anchoring
         learners = anchoring.shape_learners(features, gt_instances)
         anchors = torch.cat(anchoring.anchors(features, predictions), dim=1)
-        valid = anchoring.valid_cells(features, images.image_sizes)
-        labels, boxes, best_iou = self.label_anchors(anchors, gt_instances, valid)
-        if len(best_iou):
-            get_event_storage().put_scalar("dynamic_anchor/best_iou", best_iou.mean().item())
+        valid = anchoring.square_generator.cells_in_images(features, images.image_sizes)
+        labels, boxes = self.label_anchors(anchors, gt_instances, valid)
 
         _, logits, deltas, quality = (torch.cat(x, dim=1) for x in zip(*predictions, strict=True))
         losses = self.losses(anchors, logits, labels, deltas, boxes)
@@ -92,31 +84,14 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
             "loss_anchor_quality": self.quality_loss(quality[..., 0], learners),
         }
 
-    def losses(self, anchors, pred_logits, gt_labels, pred_anchor_deltas, gt_boxes):
-        """
-        Args:
-            anchors (Tensor): (N, R, 4). The box loss trains them too.
-            pred_logits (Tensor): (N, R, K).
-            gt_labels, gt_boxes (Tensor): see :meth:`label_anchors`.
-            pred_anchor_deltas (Tensor): (N, R, 4).
+    def loss_count(self, positive):
+        """The number of positives, an image's counting at least 1, plus the number of images."""
+        return super().loss_count(positive) + len(positive)
 
-        Returns:
-            dict[str, Tensor]: the scalars "loss_cls" and "loss_box_reg", both divided by the number
-            of positives, at least 1 per image, plus the number of images.
-        """
-        positive = (gt_labels >= 0) & (gt_labels < self.num_classes)
-        counts = positive.sum(dim=1)
-        get_event_storage().put_scalar("num_pos_anchors", counts.float().mean().item())
-        count = counts.clamp(min=1).sum().item() + len(counts)
-        normalizer = loss_normalizer(count, anchors.device)
-
-        pred_boxes = self.box2box_transform.apply_deltas(
-            pred_anchor_deltas[positive], anchors[positive]
-        )
-        return {
-            "loss_cls": self.class_loss(pred_logits, gt_labels) / normalizer,
-            "loss_box_reg": iou_loss(pred_boxes, gt_boxes[positive]).sum() / normalizer,
-        }
+    def box_loss(self, anchors, deltas, gt_boxes):
+        """The sum over n positives, of which all arguments are (n, 4); trains the anchors too."""
+        boxes = self.box2box_transform.apply_deltas(deltas, anchors)
+        return iou_loss(boxes, gt_boxes).sum()
 
     def quality_loss(self, pred_quality, learners):
         """Binary cross entropy with the best IoU that an anchor can have with the object.

@@ -1,8 +1,6 @@
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.utils.events import get_event_storage
 
-from anchor_heads.matching import build_max_iou_matcher
 from anchor_heads.proposals import PredictedAnchorRPN
 
 from .anchoring import DynamicAnchoring
@@ -41,15 +39,9 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        rpn = cfg.MODEL.RPN
-        levels = [input_shape[name] for name in rpn.IN_FEATURES]
-        return {
-            **super().from_config(cfg, input_shape),
-            "anchor_matcher": build_max_iou_matcher(
-                rpn.IOU_THRESHOLDS, rpn.IOU_LABELS, cfg.MODEL.DYNAMIC_ANCHOR.RPN.MIN_IOU
-            ),
-            "dynamic_anchoring": DynamicAnchoring(cfg, levels),
-        }
+        ret = super().from_config(cfg, input_shape, cfg.MODEL.DYNAMIC_ANCHOR.RPN.MIN_IOU)
+        strides = ret["anchor_generator"].strides
+        return {**ret, "dynamic_anchoring": DynamicAnchoring(cfg, strides)}
 
     def forward(self, images, features, gt_instances=None):
         """Same interface as :meth:`RPN.forward`.
@@ -60,11 +52,11 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
             "loss_rpn_loc".
         """
         features = [features[name] for name in self.in_features]
-        predictions = self.rpn_head(features)
+        anchoring, predictions = self.dynamic_anchoring, self.rpn_head(features)
         levels = [
             (anchors.detach(), prediction.logits, prediction.deltas)
             for anchors, prediction in zip(
-                self.dynamic_anchoring.anchors(features, predictions), predictions, strict=True
+                anchoring.anchors(features, predictions), predictions, strict=True
             )
         ]
         if not self.training:
@@ -74,12 +66,10 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
             ], {}
 
         assert gt_instances is not None, "DynamicAnchorRPN requires gt_instances in training!"
-        learners = self.dynamic_anchoring.shape_learners(features, gt_instances)
-        valid = self.dynamic_anchoring.valid_cells(features, images.image_sizes)
-        proposals, losses, best_iou = self.train_on(levels, gt_instances, valid, images.image_sizes)
-        if len(best_iou):
-            get_event_storage().put_scalar("dynamic_anchor/best_iou", best_iou.mean().item())
-        losses["loss_anchor_shape"] = self.dynamic_anchoring.loss(predictions, learners)
+        learners = anchoring.shape_learners(features, gt_instances)
+        valid = anchoring.square_generator.cells_in_images(features, images.image_sizes)
+        proposals, losses = self.train_on(levels, gt_instances, valid, images.image_sizes)
+        losses["loss_anchor_shape"] = anchoring.loss(predictions, learners)
         return proposals, losses
 
     def inspect_anchors(self, features, image_size, objects):

@@ -13,19 +13,13 @@ from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_anchor_generator
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from anchor_heads.anchor_generation import (
-    SquareGenerator,
-    build_square_generator,
-    cells_in_images,
-    stretch,
-)
+from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, stretch
 from anchor_heads.distributed import loss_normalizer
 from anchor_heads.layers import bounded_iou_loss, by_location, rows_at
 from anchor_heads.matching import build_max_iou_matcher, match_valid
@@ -52,7 +46,7 @@ class GuidedAnchoring(nn.Module):
     def __init__(
         self,
         *,
-        sample_generator: nn.Module,
+        sample_generator: DefaultAnchorGenerator,
         square_generator: SquareGenerator,
         shape_std: float,
         shape_matcher: Callable,
@@ -70,8 +64,8 @@ class GuidedAnchoring(nn.Module):
     ):
         """
         Args:
-            sample_generator (nn.Module): generator of A shape samples per location; the IoU of an
-                object with a location is that with the best of them.
+            sample_generator (DefaultAnchorGenerator): generator of A shape samples per location;
+                the IoU of an object with a location is that with the best of them.
             square_generator (SquareGenerator): generator of one square per location.
             shape_std (float): scale of the shape prediction.
             shape_matcher (callable): matches objects with shape samples, see
@@ -110,19 +104,19 @@ class GuidedAnchoring(nn.Module):
         self.inverted_location_label = inverted_location_label
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, user: CfgNode, input_shape: list[ShapeSpec]):
+    def from_config(cls, cfg: CfgNode, user: CfgNode, sample_generator: DefaultAnchorGenerator):
         """
         Args:
             cfg (CfgNode): the config.
             user (CfgNode): ``MODEL.GUIDED_ANCHOR.RPN`` or ``MODEL.GUIDED_ANCHOR.RETINANET``.
-            input_shape (list[ShapeSpec]): one per level.
+            sample_generator (DefaultAnchorGenerator): built from ``MODEL.ANCHOR_GENERATOR``.
         """
         node = cfg.MODEL.GUIDED_ANCHOR
         thresholds = user.SHAPE_IOU_THRESHOLDS
         labels = [0, 1] if len(thresholds) == 1 else [0, -1, 1]
         return {
-            "sample_generator": build_anchor_generator(cfg, input_shape),
-            "square_generator": build_square_generator(cfg, input_shape),
+            "sample_generator": sample_generator,
+            "square_generator": build_square_generator(cfg, sample_generator.strides),
             "shape_std": user.SHAPE_STD,
             "shape_matcher": build_max_iou_matcher(thresholds, labels, user.SHAPE_MIN_IOU),
             "shape_batch_size_per_image": node.SHAPE_BATCH_SIZE_PER_IMAGE,
@@ -174,11 +168,6 @@ class GuidedAnchoring(nn.Module):
             levels.append(zip(*(x.split(counts) for x in rows), strict=True))
         return [list(image) for image in zip(*levels, strict=True)]
 
-    def valid_cells(self, guides: list[Guide], image_sizes: list[tuple[int, int]]) -> Tensor:
-        """Which locations lie on their image: (N, R) bool. The others learn no shape or class."""
-        strides = self.square_generator.strides
-        return cells_in_images(image_sizes, _sizes(guides), strides, guides[0].shape.device)
-
     def losses(
         self, guides: list[Guide], gt_instances: list[Instances], valid: Tensor
     ) -> dict[str, Tensor]:
@@ -186,7 +175,7 @@ class GuidedAnchoring(nn.Module):
         Args:
             guides (list[Guide]): one per level.
             gt_instances (list[Instances]): N of them, with "gt_boxes".
-            valid (Tensor): see :meth:`valid_cells`.
+            valid (Tensor): (N, R) bool, which locations may learn a shape.
 
         Returns:
             dict[str, Tensor]: the scalars "loss_anchor_location" and "loss_anchor_shape".
@@ -222,7 +211,7 @@ class GuidedAnchoring(nn.Module):
         generator = self.square_generator
         return location_targets(
             gt_boxes,
-            _sizes(guides),
+            [tuple(guide.location.shape[2:]) for guide in guides],
             generator.strides,
             generator.sides,
             generator.offset,
@@ -261,8 +250,3 @@ class GuidedAnchoring(nn.Module):
         levels = self.sample_generator([guide.location for guide in guides])
         samples = self.sample_generator.num_anchors[0]
         return torch.cat([level.tensor.view(-1, samples, 4) for level in levels])
-
-
-def _sizes(guides):
-    """(H, W) of each level."""
-    return [tuple(guide.location.shape[2:]) for guide in guides]

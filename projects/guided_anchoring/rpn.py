@@ -1,8 +1,6 @@
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.utils.events import get_event_storage
 
-from anchor_heads.matching import build_max_iou_matcher
 from anchor_heads.proposals import PredictedAnchorRPN
 
 from .anchoring import GuidedAnchoring
@@ -32,15 +30,8 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
     @classmethod
     def from_config(cls, cfg, input_shape):
         node = cfg.MODEL.GUIDED_ANCHOR.RPN
-        levels = [input_shape[name] for name in cfg.MODEL.RPN.IN_FEATURES]
-        rpn = cfg.MODEL.RPN
-        return {
-            **super().from_config(cfg, input_shape),
-            "anchor_matcher": build_max_iou_matcher(
-                rpn.IOU_THRESHOLDS, rpn.IOU_LABELS, node.MIN_IOU
-            ),
-            "guided_anchoring": GuidedAnchoring(cfg, node, levels),
-        }
+        ret = super().from_config(cfg, input_shape, node.MIN_IOU)
+        return {**ret, "guided_anchoring": GuidedAnchoring(cfg, node, ret["anchor_generator"])}
 
     def forward(self, images, features, gt_instances=None):
         """Same interface as :meth:`RPN.forward`.
@@ -50,28 +41,26 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
             dict[str, Tensor]: in training the scalars "loss_anchor_location", "loss_anchor_shape",
             "loss_rpn_cls" and "loss_rpn_loc".
         """
-        guides = self.rpn_head([features[name] for name in self.in_features])
+        features = [features[name] for name in self.in_features]
+        guides = self.rpn_head(features)
         if self.training:
             assert gt_instances is not None, "GuidedAnchorRPN requires gt_instances in training!"
-            return self._train(images, guides, gt_instances)
+            return self._train(images, features, guides, gt_instances)
         predictions = self.guided_anchoring.predict_where_wanted(self.rpn_head, guides)
         return [
             self.propose(levels, size)
             for levels, size in zip(predictions, images.image_sizes, strict=True)
         ], {}
 
-    def _train(self, images, guides, gt_instances):
-        valid = self.guided_anchoring.valid_cells(guides, images.image_sizes)
-        losses = self.guided_anchoring.losses(guides, gt_instances, valid)
+    def _train(self, images, features, guides, gt_instances):
+        anchoring = self.guided_anchoring
+        valid = anchoring.square_generator.cells_in_images(features, images.image_sizes)
+        losses = anchoring.losses(guides, gt_instances, valid)
         levels = [
             (anchors, *self.rpn_head.predict(guide))
-            for anchors, guide in zip(self.guided_anchoring.anchors(guides), guides, strict=True)
+            for anchors, guide in zip(anchoring.anchors(guides), guides, strict=True)
         ]
-        proposals, rpn_losses, best_iou = self.train_on(
-            levels, gt_instances, valid, images.image_sizes
-        )
-        if len(best_iou):
-            get_event_storage().put_scalar("guided_anchor/best_iou", best_iou.mean().item())
+        proposals, rpn_losses = self.train_on(levels, gt_instances, valid, images.image_sizes)
         return proposals, losses | rpn_losses
 
     def inspect_anchors(self, features, image_size, objects):

@@ -2,10 +2,9 @@ import math
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
 
 from anchor_heads import get_cfg
-from anchor_heads.anchor_generation import build_square_generator, stretch
+from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, stretch
 
 
 @pytest.mark.parametrize("sizes", [[[40, 32], [64, 80]], [[32], [64]]])
@@ -13,7 +12,7 @@ def test_squares_have_the_smallest_size_of_their_level(sizes):
     cfg = get_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
     cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
-    generator = build_square_generator(cfg, [ShapeSpec(stride=8), ShapeSpec(stride=16)])
+    generator = build_square_generator(cfg, [8, 16])
     fine, coarse = generator([torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 2)])
     assert fine.tensor[0].tolist() == [4 - 16, 4 - 16, 4 + 16, 4 + 16]
     assert fine.tensor[5].tolist() == [20 - 16, 12 - 16, 20 + 16, 12 + 16]  # by rows
@@ -25,9 +24,21 @@ def test_squares_that_do_not_grow_are_refused(sizes):
     cfg = get_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
     with pytest.raises(ValueError, match="must grow from level to level"):
-        build_square_generator(cfg, [ShapeSpec(stride=8), ShapeSpec(stride=16)])
+        build_square_generator(cfg, [8, 16])
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64, 32]]
-    assert build_square_generator(cfg, [ShapeSpec(stride=8)]).sides == [32.0]
+    assert build_square_generator(cfg, [8]).sides == [32.0]
+
+
+def test_cells_of_each_image_padded_by_itself():
+    """Images of 40x60 and 64x33 pixels, each padded to 64x64, in a batch of 64x96."""
+    generator = SquareGenerator(sides=[32.0, 128.0], strides=[8, 32], offset=0.5)
+    features = [torch.zeros(2, 1, 8, 12), torch.zeros(2, 1, 2, 3)]
+    cells = generator.cells_in_images(features, [(40, 60), (64, 33)])
+    assert cells.shape == (2, 8 * 12 + 2 * 3)
+    fine, coarse = cells[0, :96].view(8, 12), cells[0, 96:].view(2, 3)
+    assert fine[:, :8].all() and not fine[:, 8:].any()
+    assert coarse.tolist() == [[True, True, False]] * 2
+    assert torch.equal(cells[0], cells[1])
 
 
 def test_stretching_keeps_the_centre():

@@ -40,7 +40,7 @@ def test_a_batch_without_objects_makes_a_step():
         sum(losses.values()).backward()
     assert losses["loss_rpn_loc"] == losses["loss_anchor_shape"] == 0
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    assert "dynamic_anchor/best_iou" not in storage.latest()
+    assert "predicted_anchor/best_iou" not in storage.latest()
 
 
 def test_step_under_bfloat16_autocast():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone  # noqa: F401  the registry must be filled
+from detectron2.modeling import build_anchor_generator
 from detectron2.structures import Boxes, ImageList, Instances
 
 from anchor_heads import get_cfg
@@ -92,3 +92,7 @@ def published_cfg():
 
 def input_shape(strides):
     return [ShapeSpec(channels=CHANNELS, stride=stride) for stride in strides]
+
+
+def sample_generator(strides, cfg=None):
+    return build_anchor_generator(cfg or published_cfg(), input_shape(strides))

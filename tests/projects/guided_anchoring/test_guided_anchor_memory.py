@@ -32,11 +32,12 @@ def measure(num_objects):
     objects = [Instances((800, 1216), gt_boxes=Boxes(boxes))]
 
     def targets():
-        valid = anchoring.valid_cells(guides, [(800, 1216)])
+        maps = [guide.location for guide in guides]
+        valid = anchoring.square_generator.cells_in_images(maps, [(800, 1216)])
         with EventStorage():
             anchoring.losses(guides, objects, valid)
-        anchors = torch.cat(anchoring.anchors(guides), dim=1)
-        generator.label_and_sample_anchors(anchors, objects, valid)
+            anchors = torch.cat(anchoring.anchors(guides), dim=1)
+            generator.label_and_sample_anchors(anchors, objects, valid)
 
     return peak_megabytes(targets)
 

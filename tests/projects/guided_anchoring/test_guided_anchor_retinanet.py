@@ -13,6 +13,7 @@ from guided_published import (
     Published,
     input_shape,
     published_cfg,
+    sample_generator,
 )
 
 from anchor_heads import model_zoo
@@ -81,7 +82,7 @@ def test_losses_and_gradients_are_the_published_ones(published, monkeypatch, set
     key = f"{setup}/shape_num_pos"
     drawn = published.arrays[key] / 2 if setup in ("all", "s256") else None
     assert drawn is None or latest["guided_anchor/num_pos_shapes"] == drawn
-    assert 0 < latest["guided_anchor/best_iou"] < 1
+    assert 0 < latest["predicted_anchor/best_iou"] < 1
     assert latest["num_pos_anchors"] + latest["num_neg_anchors"] == valid_anchors(published)
 
     sum(losses.values()).backward()
@@ -204,7 +205,8 @@ def test_an_anchor_of_no_size_learns_nothing_and_boxes_shrink_by_a_bounded_facto
     anchors = torch.tensor([[[5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 10.0, 10.0]]])
     gt = Instances((128, 160), gt_boxes=Boxes(torch.tensor([[100.0, 100.0, 120.0, 120.0]])))
     gt.gt_classes = torch.tensor([2])
-    labels, _, _ = model.label_anchors(anchors, [gt], torch.ones(1, 2).bool())
+    with EventStorage():
+        labels, _ = model.label_anchors(anchors, [gt], torch.ones(1, 2).bool())
     assert labels.tolist() == [[-1, 2]]  # the object takes all that it does not touch
     deltas = torch.tensor([[0.0, 0.0, -1e4, 0.0]])
     x0, _, x1, _ = model.box2box_transform.apply_deltas(deltas, anchors[0, 1:] * 100)[0]
@@ -225,14 +227,14 @@ def test_levels_with_unequal_numbers_of_samples_are_refused():
     cfg = published_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32, 40], [64], [128], [256], [512]]
     with pytest.raises(ValueError, match=r"\[6, 3, 3, 3, 3\] shape samples per location"):
-        GuidedAnchoring(cfg, cfg.MODEL.GUIDED_ANCHOR.RPN, input_shape([4, 8, 16, 32, 64]))
+        GuidedAnchoring(cfg, cfg.MODEL.GUIDED_ANCHOR.RPN, sample_generator([4, 8, 16, 32, 64], cfg))
 
 
 def test_levels_whose_squares_do_not_grow_are_refused():
     cfg = published_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32, 64, 128]]
     with pytest.raises(ValueError, match="must grow from level to level"):
-        GuidedAnchoring(cfg, cfg.MODEL.GUIDED_ANCHOR.RPN, input_shape([4, 8, 16, 32, 64]))
+        GuidedAnchoring(cfg, cfg.MODEL.GUIDED_ANCHOR.RPN, sample_generator([4, 8, 16, 32, 64], cfg))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1])

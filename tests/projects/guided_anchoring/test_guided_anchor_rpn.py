@@ -171,7 +171,7 @@ def test_a_batch_without_objects_makes_a_step():
         sum(losses.values()).backward()
     assert losses["loss_rpn_loc"] == losses["loss_anchor_shape"] == 0
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    assert "guided_anchor/best_iou" not in storage.latest()
+    assert "predicted_anchor/best_iou" not in storage.latest()
 
 
 def test_images_of_different_sizes_have_the_proposals_they_have_alone():
@@ -278,9 +278,10 @@ def test_an_anchor_of_no_size_learns_nothing(published):
     anchors = torch.tensor([[[5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 10.0, 10.0]]])
     gt = Instances((128, 160), gt_boxes=Boxes(torch.tensor([[100.0, 100.0, 120.0, 120.0]])))
     generator.anchor_matcher = build_max_iou_matcher([0.5], [0, 1], min_iou=0.0)
-    labels, _, best = generator.label_and_sample_anchors(anchors, [gt], torch.ones(1, 2).bool())
+    with EventStorage() as storage:
+        labels, _ = generator.label_and_sample_anchors(anchors, [gt], torch.ones(1, 2).bool())
     assert labels.tolist() == [[-1, 1]]  # the object takes all that it does not touch
-    assert best.tolist() == [0.0]
+    assert storage.latest()["predicted_anchor/best_iou"][0] == 0
 
 
 def test_boxes_shrink_by_a_bounded_factor(published):

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from guided_published import Published, input_shape, published_cfg
+from guided_published import Published, published_cfg, sample_generator
 
-from anchor_heads.anchor_generation import cells_in_images, stretch
+from anchor_heads.anchor_generation import stretch
 from anchor_heads.matching import match_max_iou
 from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
 from anchor_heads.projects.guided_anchoring.head import Guide
@@ -29,7 +29,7 @@ def targets_of(published, gt_boxes, image_size):
 def anchoring_of(name, published):
     node = published_cfg().MODEL.GUIDED_ANCHOR
     user = node.RPN if name == "ga_rpn" else node.RETINANET
-    return GuidedAnchoring(published_cfg(), user, input_shape(published.strides))
+    return GuidedAnchoring(published_cfg(), user, sample_generator(published.strides))
 
 
 def guides_of(published, image_size):
@@ -92,8 +92,8 @@ def test_guided_anchors_are_matched_as_published(name, thresholds, min_iou):
 def test_cells_in_images_are_the_published_ones(name):
     published = Published(name)
     image_sizes = [x.image_size for x in published.instances()]
-    sizes = map_sizes((128, 160), published.strides)
-    cells = cells_in_images(image_sizes, sizes, published.strides, torch.device("cpu"))
+    maps = [torch.zeros(2, 1, *size) for size in map_sizes((128, 160), published.strides)]
+    cells = anchoring_of(name, published).square_generator.cells_in_images(maps, image_sizes)
     assert torch.equal(cells, published.levels("anchors/inside_flags"))
     assert not cells.all()  # the images differ in size
 
