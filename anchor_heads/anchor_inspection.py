@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor, nn
 
 from anchor_heads.distributed import unwrap
+from anchor_heads.model_parts import anchor_part, head_features, preprocess
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def anchor_source(model: nn.Module) -> nn.Module:
         TypeError: if the model has no anchors that are upright boxes.
     """
     model = unwrap(model)
-    source = getattr(model, "proposal_generator", model)
+    source = anchor_part(model)
     if source is None:
         raise TypeError(
             f"This {type(model).__name__} gets precomputed proposals and has no anchors. Name a "
@@ -111,11 +111,8 @@ def inspect_anchors(model: nn.Module, image: Tensor, objects: Instances) -> Insp
             f"An object is of class {last}, but the model knows the classes 0 to "
             f"{num_classes - 1}: the data set is not the one that the model was trained for."
         )
-    # A method of GeneralizedRCNN, but all these models have what it uses.
-    images = GeneralizedRCNN.preprocess_image(model, [{"image": image}])
-    maps = model.backbone(images.tensor)
-    names = source.in_features if hasattr(source, "in_features") else source.head_in_features
-    features = [maps[name] for name in names]
+    images = preprocess(model, image)
+    features = head_features(model, images)
     inspect = getattr(source, "inspect_anchors", None)
     arguments = features, images.image_sizes[0], objects.to(images.device)
     return inspect(*arguments) if inspect else _inspect_matched(source, *arguments)

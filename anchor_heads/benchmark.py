@@ -1,11 +1,13 @@
-"""Inference times of a model beside those of a plain one, and of its parts.
+"""Inference times of a model beside those of others, and of its parts.
 
 Timed are, in turn and in one process:
 
 - the whole models, from the same image in memory to detections or proposals;
 - of the first model, alone: its backbone with FPN, and its head. The head of a model that predicts
   where anchors are wanted has two parts: the guide (towers, location and shape), and judging the
-  anchors there. The dense way judges at all locations, of which the wanted ones are picked.
+  anchors there. The dense way judges at all locations, of which the wanted ones are picked. Of
+  another head with deformable convolutions these are timed by themselves too, with the offsets that
+  some of them predict.
 
 Weights are random unless the config names some, and the image is noise. The input is then scaled
 until the features of the first level have the deviation FEATURE_SCALE; the random R-50's are in the
@@ -22,8 +24,9 @@ import math
 import platform
 import re
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -31,13 +34,17 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import build_model
 from torch import Tensor, nn
 from torch.utils.benchmark import timer  # waits for the GPU
+
+from anchor_heads.layers import DeformConv
+from anchor_heads.model_parts import anchor_head, anchor_part, head_features, preprocess
 
 BLOB_CELLS = 9
 FEATURE_SCALE = 10.0
 WARMUP_TURNS = 2
+DEFORMABLE = "deformable convolutions"
 
 
 def blobs(size: tuple[int, int], share: float, seed: int = 0) -> Tensor:
@@ -123,54 +130,58 @@ def build_timed_model(cfg: CfgNode, image: Tensor) -> nn.Module:
     if cfg.MODEL.WEIGHTS:
         DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     else:
-        features = _features(model, _preprocess(model, image))
+        features = head_features(model, preprocess(model, image))
         model.pixel_std *= features[0].std() / FEATURE_SCALE
     return model
 
 
 @torch.no_grad()
 def compare(
-    model: nn.Module,
-    baseline: nn.Module,
-    image: Tensor,
-    shares: Sequence[float],
-    repeats: int,
+    models: dict[str, nn.Module], image: Tensor, shares: Sequence[float], repeats: int
 ) -> list[dict]:
-    """Time a model and a baseline, both in eval mode, and the parts of the model.
+    """Time models, all in eval mode, and the parts of the first.
 
     Args:
-        model, baseline (nn.Module): dense detectors, GeneralizedRCNN or ProposalNetwork.
+        models (dict[str, nn.Module]): by name, dense detectors, GeneralizedRCNN or ProposalNetwork.
         image (Tensor): (3, height, width).
-        shares (sequence of float): shares of the locations where anchors are wanted. A model that
-            does not predict locations is timed once.
+        shares (sequence of float): shares of the locations where anchors are wanted. If no model
+            predicts locations, there is one run without.
         repeats (int): turns, after WARMUP_TURNS to warm up.
 
     Returns:
         list[dict]: what was measured for each share, ready for JSON. "seconds" and "ratios" have,
         by name, the quartiles (the second is the median) and the value of each turn.
     """
-    source, head = _anchor_part(model)
-    if not hasattr(source, "guided_anchoring"):
-        return [_compare(model, baseline, image, repeats)]
+    guided = [anchor_head(x) for x in models.values() if _predicts_locations(x)]
+    if not guided:
+        return [_compare(models, image, repeats)]
     runs = []
     for share in shares:
-        with given_locations(head, share) as locations:
-            run = _compare(model, baseline, image, repeats)
-            cells = mean_blob_cells(list(locations.maps.values()))
+        with ExitStack() as stack:
+            given = [stack.enter_context(given_locations(head, share)) for head in guided]
+            run = _compare(models, image, repeats)
+            cells = mean_blob_cells([x for locations in given for x in locations.maps.values()])
         runs.append({"kept": share, "mean_blob_cells": cells, **run})
     return runs
 
 
-def _compare(model, baseline, image, repeats) -> dict:
-    def detect(x):
-        return next(iter(x([{"image": image}])[0].values()))  # "instances" or "proposals"
+def _predicts_locations(model) -> bool:
+    return hasattr(anchor_part(model), "guided_anchoring")
 
-    models = {"model": lambda: detect(model), "baseline": lambda: detect(baseline)}
-    boxes = {name: len(call()) for name, call in models.items()}
-    parts = _parts(model, image)
-    seconds = take_turns(models, repeats) | take_turns(parts, repeats)
-    ratios = {"model / baseline": seconds["model"] / seconds["baseline"]}
+
+def _compare(models, image, repeats) -> dict:
+    def detect(model):
+        return next(iter(model([{"image": image}])[0].values()))  # "instances" or "proposals"
+
+    calls = {name: partial(detect, model) for name, model in models.items()}
+    boxes = {name: len(call()) for name, call in calls.items()}
+    first, *others = models
+    parts = _parts(models[first], image)
+    seconds = take_turns(calls, repeats) | take_turns(parts, repeats)
+    ratios = {f"{first} / {other}": seconds[first] / seconds[other] for other in others}
     run = {"boxes": boxes}
+    if DEFORMABLE in parts:
+        ratios[f"{DEFORMABLE} / {first}"] = seconds[DEFORMABLE] / seconds[first]
     if "judging" in parts:
         guide, sparse, dense = (seconds[x] for x in ("guide", "judging", "judging, dense"))
         ratios["judging, sparse / dense"] = sparse / dense
@@ -195,18 +206,35 @@ def take_turns(calls: dict[str, Callable], repeats: int) -> dict[str, np.ndarray
 
 def _parts(model, image) -> dict[str, Callable]:
     """The parts of a model, each ready to be called with what it needs."""
-    source, head = _anchor_part(model)
-    pixels = _preprocess(model, image)
-    features = _features(model, pixels)
-    calls = {"backbone": lambda: model.backbone(pixels)}
-    if not hasattr(source, "guided_anchoring"):
-        return calls | {"head": lambda: head(features)}
-    anchoring, guides = source.guided_anchoring, head(features)
-    return calls | {
-        "guide": lambda: head(features),
-        "judging": lambda: anchoring.predict_where_wanted(head, guides)[0],
-        "judging, dense": lambda: _predict_and_pick(anchoring, head, guides),
-    }
+    head, images = anchor_head(model), preprocess(model, image)
+    features = head_features(model, images)
+    calls = {"backbone": lambda: model.backbone(images.tensor)}
+    if _predicts_locations(model):
+        anchoring, guides = anchor_part(model).guided_anchoring, head(features)
+        return calls | {
+            "guide": lambda: head(features),
+            "judging": lambda: anchoring.predict_where_wanted(head, guides)[0],
+            "judging, dense": lambda: _predict_and_pick(anchoring, head, guides),
+        }
+    calls["head"] = lambda: head(features)
+    if any(isinstance(x, DeformConv) for x in head.modules()):
+        calls[DEFORMABLE] = _deformable_convolutions(head, features)
+    return calls
+
+
+def _deformable_convolutions(head, features) -> Callable:
+    """Repeats what a head's deformable convolutions do with these features, and nothing else."""
+    calls = []
+
+    def note(layer, arguments):
+        calls.append((layer, arguments))
+
+    layers = [layer for layer in head.modules() if isinstance(layer, DeformConv)]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    head(features)
+    for hook in hooks:
+        hook.remove()
+    return lambda: [layer(*arguments) for layer, arguments in calls]
 
 
 def _predict_and_pick(anchoring, head, guides):
@@ -224,24 +252,6 @@ def _largest_difference(sparse, dense) -> float:
         levels = zip(sparse(), dense(), strict=True)
     pairs = [pair for level in levels for pair in zip(*level, strict=True)]
     return max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in pairs)
-
-
-def _anchor_part(model):
-    """What has the anchors, the model itself or its proposal generator, and its head."""
-    source = getattr(model, "proposal_generator", model)
-    return source, getattr(source, "rpn_head", None) or source.head
-
-
-def _preprocess(model, image):
-    # A method of GeneralizedRCNN, but all these models have what it uses.
-    return GeneralizedRCNN.preprocess_image(model, [{"image": image}]).tensor
-
-
-def _features(model, pixels):
-    source, _ = _anchor_part(model)
-    maps = model.backbone(pixels)
-    names = getattr(source, "in_features", None) or source.head_in_features
-    return [maps[name] for name in names]
 
 
 def _summary(values) -> dict:

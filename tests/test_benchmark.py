@@ -117,7 +117,7 @@ def test_parts_of_a_model_with_a_location_filter(tmp_path, guided, plain):
     modules = dict(model.named_modules())
     weights = {name: x.clone() for name, x in model.state_dict().items()}
 
-    runs = compare(model, baseline, image, [0.1, 0.5], repeats=3)
+    runs = compare({"model": model, "baseline": baseline}, image, [0.1, 0.5], repeats=3)
     assert [run["kept"] for run in runs] == [0.1, 0.5]
     assert 1 <= runs[0]["mean_blob_cells"] < runs[1]["mean_blob_cells"]
     for run in runs:
@@ -153,19 +153,52 @@ def test_a_wrong_sparse_path_shows_in_the_largest_difference(tmp_path, monkeypat
         return logits, deltas + 0.001
 
     monkeypatch.setattr(model.head, "predict_at", wrong)
-    (run,) = compare(model, model, image, [0.1], repeats=1)
+    (run,) = compare({"model": model}, image, [0.1], repeats=1)
     assert run["largest_difference"] == pytest.approx(0.001, rel=0.02)
 
 
-def test_a_model_without_a_location_filter_is_timed_once(tmp_path):
+def test_models_without_a_location_filter_are_timed_once(tmp_path):
     image = make_image(64, 96)
-    model = build_timed_model(tiny_config(tmp_path / "free", "FreeAnchorRetinaNet"), image)
-    baseline = build_timed_model(tiny_config(tmp_path / "plain", "RetinaNet"), image)
-    (run,) = compare(model, baseline, image, [0.1, 0.5], repeats=1)
-    assert list(run["seconds"]) == ["model", "baseline", "backbone", "head"]
-    assert list(run["ratios"]) == ["model / baseline"]
+    models = {
+        name: build_timed_model(tiny_config(tmp_path / name, name), image)
+        for name in ("FreeAnchorRetinaNet", "RetinaNet")
+    }
+    (run,) = compare(models, image, [0.1, 0.5], repeats=1)
+    assert list(run["seconds"]) == ["FreeAnchorRetinaNet", "RetinaNet", "backbone", "head"]
+    assert list(run["ratios"]) == ["FreeAnchorRetinaNet / RetinaNet"]
     assert "kept" not in run and "largest_difference" not in run
-    assert table([run]).startswith("|  | median |\n| --- | --- |\n| model, ms | ")
+    assert table([run]).startswith("|  | median |\n| --- | --- |\n| FreeAnchorRetinaNet, ms | ")
+
+
+def test_deformable_convolutions_of_a_head_are_a_part(tmp_path):
+    """Beside two models, of which one has a location filter."""
+    image = make_image(64, 96)
+    models = {
+        name: build_timed_model(tiny_config(tmp_path / name, name), image)
+        for name in ("DynamicAnchorRetinaNet", "RetinaNet", "GuidedAnchorRetinaNet")
+    }
+    runs = compare(models, image, [0.1, 0.5], repeats=1)
+    assert [run["kept"] for run in runs] == [0.1, 0.5]
+    for run in runs:
+        seconds = {name: x["turns"][0] for name, x in run["seconds"].items()}
+        ratios = {name: x["turns"][0] for name, x in run["ratios"].items()}
+        assert [*seconds] == [*models, "backbone", "head", "deformable convolutions"]
+        ours = seconds["DynamicAnchorRetinaNet"]
+        assert ratios == pytest.approx(
+            {
+                "DynamicAnchorRetinaNet / RetinaNet": ours / seconds["RetinaNet"],
+                "DynamicAnchorRetinaNet / GuidedAnchorRetinaNet": ours
+                / seconds["GuidedAnchorRetinaNet"],
+                "deformable convolutions / DynamicAnchorRetinaNet": seconds[
+                    "deformable convolutions"
+                ]
+                / ours,
+            }
+        )
+    # Two layers, on three levels.
+    head = models["DynamicAnchorRetinaNet"].head
+    calls = benchmark._deformable_convolutions(head, [torch.zeros(1, 16, 4, 6)] * 3)()
+    assert len(calls) == 6 and not any(layer._forward_pre_hooks for layer in head.modules())
 
 
 def test_table_has_a_column_per_share():

@@ -1,8 +1,10 @@
-"""Inference time of a model, and of its parts, beside that of a plain one.
+"""Inference time of a model, and of its parts, beside that of others.
 
     python tools/benchmark.py --output times.json
     python tools/benchmark.py --config-file guided_anchoring/ga_rpn_R_50_FPN_1x \
         --baseline baselines/rpn_R_50_FPN_1x
+    python tools/benchmark.py --config-file dynamic_anchor/da_retinanet_R_50_FPN_1x --kept 0.1 \
+        --baseline baselines/retinanet_R_50_FPN_1x guided_anchoring/ga_retinanet_R_50_FPN_1x
 
 What is timed, and how random weights and location maps are made to stand for trained ones, is said
 in anchor_heads/benchmark.py. Close all other programs first.
@@ -27,9 +29,14 @@ def parse_arguments():
     )
     model, baseline = "guided_anchoring/ga_retinanet_R_50_FPN_1x", "baselines/retinanet_R_50_FPN_1x"
     parser.add_argument("--config-file", default=model, help="path or name (default: %(default)s)")
-    parser.add_argument("--baseline", default=baseline, help="likewise (default: %(default)s)")
+    parser.add_argument(
+        "--baseline",
+        nargs="+",
+        default=[baseline],
+        help=f"likewise, one or several (default: {baseline})",
+    )
     parser.add_argument("--weights", default="", help="of the model (default: random)")
-    parser.add_argument("--baseline-weights", default="", help="likewise (default: random)")
+    parser.add_argument("--baseline-weights", nargs="+", help="of each of them (default: random)")
     parser.add_argument("--image-size", type=int, nargs=2, default=[800, 1216], metavar=("H", "W"))
     parser.add_argument(
         "--kept",
@@ -45,9 +52,12 @@ def parse_arguments():
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
-        help="config keys and values in turn, for both models; not right after --kept",
+        help="config keys and values in turn, for all models; not right after --kept or --baseline",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.baseline_weights and len(args.baseline_weights) != len(args.baseline):
+        parser.error("--baseline-weights must name as many files as --baseline names configs")
+    return args
 
 
 def share(text):
@@ -67,16 +77,20 @@ def main():
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     image = make_image(*args.image_size)
-    model = build(args, args.config_file, args.weights, image)
-    baseline = build(args, args.baseline, args.baseline_weights, image)
-    runs = compare(model, baseline, image, args.kept, args.repeats)
+    configs = [args.config_file, *args.baseline]
+    weights = [args.weights, *(args.baseline_weights or [""] * len(args.baseline))]
+    models = {
+        config: build(args, config, weight, image)
+        for config, weight in zip(configs, weights, strict=True)
+    }
+    runs = compare(models, image, args.kept, args.repeats)
 
-    report = {"arguments": vars(args), **environment(model.device), "runs": runs}
+    report = {"arguments": vars(args), **environment(torch.device(args.device)), "runs": runs}
     height, width = args.image_size
     print(
-        f"{args.config_file} beside {args.baseline}: one image of {height}x{width}, {args.repeats} "
-        f"turns, {report['device']}, {report['threads']} threads of {report['cpu']}, "
-        f"torch {report['torch']}, {report['date']}.\n\n{table(runs)}"
+        f"{args.config_file} beside {', '.join(args.baseline)}: one image of {height}x{width}, "
+        f"{args.repeats} turns, {report['device']}, {report['threads']} threads of "
+        f"{report['cpu']}, torch {report['torch']}, {report['date']}.\n\n{table(runs)}"
     )
     if args.output:
         Path(args.output).write_text(json.dumps(report, indent=1) + "\n")
