@@ -1,14 +1,17 @@
 """The configuration: Detectron2's defaults plus the nodes of every method.
 
 This is the one place that knows all methods: importing it registers their meta architectures
-and proposal generators.
+and proposal generators, and lets ``MODEL.WEIGHTS`` name published weights of other frameworks.
 """
 
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from anchor_heads.backbone import add_backbone_config
+from anchor_heads.checkpoint import load_published_weights
 from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring
+
+load_published_weights()
 
 
 def add_run_config(cfg: CfgNode) -> None:
@@ -19,6 +22,9 @@ def add_run_config(cfg: CfgNode) -> None:
     # "SGD" with SOLVER.MOMENTUM, as all published models, or "AdamW", which learns faster from
     # scratch.
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # Whether SOLVER.BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS are for the biases of norms, and of what
+    # predicts the offsets of deformable convolutions, too: so in Detectron2, not so in mmcv.
+    cfg.SOLVER.BIAS_RULE_FOR_ALL = True
     # Folder for every evaluated image with its detections painted in. "" = paint nothing.
     cfg.TEST.SHOW_DIR = ""
     # Evaluate NMS recall as well: how many objects the model still finds after NMS, as the

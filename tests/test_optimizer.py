@@ -4,11 +4,23 @@ from torch import nn
 
 from anchor_heads import get_cfg
 from anchor_heads.engine.optimizer import build_optimizer
+from anchor_heads.layers import ModulatedDeformConv
 
 
 @pytest.fixture
 def model():
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+
+def settings_by_parameter(optimizer):
+    """Learning rate and weight decay of each parameter; none is in two groups."""
+    pairs = [
+        (p, (group["lr"], group["weight_decay"]))
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
 
 
 @pytest.mark.parametrize("name,kind", [("SGD", torch.optim.SGD), ("AdamW", torch.optim.AdamW)])
@@ -21,15 +33,31 @@ def test_optimizer_by_name_with_detectron2_parameter_groups(model, name, kind):
     cfg.SOLVER.BIAS_LR_FACTOR = 2.0
     optimizer = build_optimizer(cfg, model)
     assert isinstance(optimizer, kind)
-    settings = {
-        id(p): (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
+    settings = settings_by_parameter(optimizer)
     conv, norm = model
-    assert settings[id(conv.weight)] == (0.01, 0.05)
-    assert settings[id(conv.bias)] == (0.02, 0.05)
-    assert settings[id(norm.weight)] == (0.01, 0.0)
+    assert settings[conv.weight] == (0.01, 0.05)
+    assert settings[conv.bias] == (0.02, 0.05)
+    assert settings[norm.weight] == (0.01, 0.0)
+
+
+def test_biases_of_norms_and_offsets_can_keep_the_rate_and_decay_of_weights():
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = 0.01, 0.05
+    cfg.SOLVER.WEIGHT_DECAY_NORM, cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.03, 0.0
+    cfg.SOLVER.BIAS_LR_FACTOR = 2.0
+    model = nn.ModuleList([ModulatedDeformConv(4, 4), nn.GroupNorm(2, 4), nn.BatchNorm2d(4)])
+    model.append(nn.GroupNorm(2, 4, affine=False))
+    conv, group_norm, batch_norm, _ = model
+    spared = [conv.conv_offset.bias, group_norm.bias, batch_norm.bias]
+    expected = {True: [(0.02, 0.0)] * 3, False: [(0.01, 0.05), (0.01, 0.03), (0.01, 0.03)]}
+    for rule_for_all in (True, False):
+        cfg.SOLVER.BIAS_RULE_FOR_ALL = rule_for_all
+        settings = settings_by_parameter(build_optimizer(cfg, model))
+        assert set(settings) == set(model.parameters())
+        assert settings[conv.bias] == (0.02, 0.0)
+        assert settings[conv.conv_offset.weight] == (0.01, 0.05)
+        assert settings[group_norm.weight] == (0.01, 0.03)
+        assert [settings[bias] for bias in spared] == expected[rule_for_all]
 
 
 def test_clipping_bounds_the_step(model):
