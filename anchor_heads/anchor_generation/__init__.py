@@ -2,11 +2,12 @@
 that are made to fit them."""
 
 from .feature_adaption import FeatureAdaption
-from .shaped_anchors import SquareGenerator, build_square_generator, stretch
+from .shaped_anchors import SquareGenerator, build_square_generator, stretch, stretch_factor
 
 __all__ = [
     "FeatureAdaption",
     "SquareGenerator",
     "build_square_generator",
     "stretch",
+    "stretch_factor",
 ]

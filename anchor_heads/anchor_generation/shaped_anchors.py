@@ -89,8 +89,13 @@ def build_square_generator(cfg: CfgNode, strides: list[int]) -> SquareGenerator:
     )
 
 
+def stretch_factor(deltas: Tensor) -> Tensor:
+    """exp(deltas), within a factor of a million of 1."""
+    return deltas.clamp(-MAX_LOG_STRETCH, MAX_LOG_STRETCH).exp()
+
+
 def stretch(squares: Tensor, deltas: Tensor) -> Tensor:
-    """Anchors with the centres of the squares and exp(deltas) times their sides.
+    """Anchors with the centres of the squares and :func:`stretch_factor` times their sides.
 
     Args:
         squares (Tensor): (..., 4) boxes.
@@ -100,6 +105,6 @@ def stretch(squares: Tensor, deltas: Tensor) -> Tensor:
         Tensor: (..., 4) boxes, not clipped to the image.
     """
     upper_left, lower_right = squares[..., :2], squares[..., 2:]
-    factor = deltas.clamp(-MAX_LOG_STRETCH, MAX_LOG_STRETCH).exp()
-    centre, half = (upper_left + lower_right) / 2, (lower_right - upper_left) / 2 * factor
+    centre, half = (upper_left + lower_right) / 2, (lower_right - upper_left) / 2
+    half = half * stretch_factor(deltas)
     return torch.cat([centre - half, centre + half], dim=-1)

@@ -17,7 +17,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, stretch
+from anchor_heads.anchor_generation import (
+    SquareGenerator,
+    build_square_generator,
+    stretch,
+    stretch_factor,
+)
 from anchor_heads.distributed import loss_normalizer
 
 from .head import Prediction
@@ -149,7 +154,8 @@ class DynamicAnchoring(nn.Module):
         get_event_storage().put_scalar("dynamic_anchor/num_shapes", counts.mean().item())
         shapes = torch.cat([prediction.shape for prediction in predictions], dim=1)[mask]
         # In units of the squares: the IoU is the same, and there is less to lose in float32.
-        loss = shape_loss(shapes.exp(), targets.half_sizes / half_sides) * targets.centerness
+        loss = shape_loss(stretch_factor(shapes), targets.half_sizes / half_sides)
+        loss = loss * targets.centerness
         total = targets.centerness.sum().item()
         normalizer = loss_normalizer(total, loss.device, least=LEAST_CENTERNESS)
         return self.shape_loss_weight * loss.sum() / normalizer

@@ -46,11 +46,15 @@ def measure(num_objects):
     return peak_megabytes(targets)
 
 
-def test_targets_of_500_objects_need_less_memory_than_one_matrix_of_objects_by_locations():
-    """That would be 500 x 80 997 numbers of 4 bytes, 162 MB."""
-    code, said = finish(start(Path(__file__), 500))
-    assert code == 0, said
-    assert 10 < float(said.split()[-1]) < 100
+def test_memory_of_targets_does_not_grow_with_the_objects():
+    """A matrix of 500 objects by 80 997 locations would be 162 MB."""
+    used = {}
+    for num_objects in (500, 2000):
+        code, said = finish(start(Path(__file__), num_objects))
+        assert code == 0, said
+        used[num_objects] = float(said.split()[-1])
+    assert 10 < used[500] < 100
+    assert used[2000] < 1.25 * used[500]
 
 
 if __name__ == "__main__":

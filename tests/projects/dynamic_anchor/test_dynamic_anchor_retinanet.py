@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -131,6 +133,21 @@ def test_an_object_that_no_anchor_touches_takes_none_if_asked_for(monkeypatch):
         with EventStorage():
             labels, _ = model.label_anchors(anchors, [gt], valid)
         assert labels.tolist() == [[expected, expected]]
+
+
+@pytest.mark.parametrize("shape", [-1000.0, 1000.0])
+def test_shapes_beyond_all_bounds_have_a_finite_loss(published, monkeypatch, shape):
+    """In the published code an exponential that overflows makes it NaN."""
+    model = detector(monkeypatch).train()
+    predictions, _ = published.predictions("crafted/in")
+    shapes = [torch.full_like(x.shape, shape).requires_grad_() for x in predictions]
+    predictions = [x._replace(shape=y) for x, y in zip(predictions, shapes, strict=True)]
+    with EventStorage():
+        losses = model.forward_training(images(), features(), predictions, published.instances())
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(x.grad.isfinite().all() for x in shapes)
+    assert losses["loss_anchor_shape"].item() == pytest.approx(-math.log(1e-6), rel=1e-5)
 
 
 def tiny_cfg():
