@@ -1,81 +1,14 @@
-import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from dynamic_published import IMAGE_SIZES, TOLERANCE, Published, published_cfg
-from two_stage_zoo import ZOO, image_with, zoo_cfg
 
 from anchor_heads.layers import by_location
 from anchor_heads.projects.dynamic_anchor.head import DynamicAnchorRPNHead
 from anchor_heads.projects.dynamic_anchor.rpn import DynamicAnchorRPN
 
 LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_anchor_shape"}
-
-
-@pytest.mark.parametrize("name", ZOO)
-def test_trains_and_predicts_in_every_model_with_a_proposal_generator(name):
-    model = build_model(zoo_cfg(name, "DynamicAnchorRPN")).train()
-    with EventStorage():
-        losses = model([image_with(2), image_with(0 if name != "Keypoint R-CNN" else 1)])
-        sum(losses.values()).backward()
-    assert set(losses) >= LOSSES
-    assert losses["loss_anchor_shape"] > 0
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-
-    with torch.no_grad():
-        output = model.eval()([image_with(0)])[0]
-    if name == "RPN":
-        assert 0 < len(output["proposals"]) <= 1000
-    else:
-        assert output["instances"].has("pred_masks") == (name in ("Mask R-CNN", "Cascade R-CNN"))
-        assert output["instances"].has("pred_keypoints") == (name == "Keypoint R-CNN")
-
-
-def test_a_batch_without_objects_makes_a_step():
-    model = build_model(zoo_cfg("RPN", "DynamicAnchorRPN")).train()
-    with EventStorage() as storage:
-        losses = model([image_with(0), image_with(0)])
-        sum(losses.values()).backward()
-    assert losses["loss_rpn_loc"] == losses["loss_anchor_shape"] == 0
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    assert "predicted_anchor/best_iou" not in storage.latest()
-
-
-def test_step_under_bfloat16_autocast():
-    model = build_model(zoo_cfg("RPN", "DynamicAnchorRPN")).train()
-    batch = [image_with(3), image_with(0)]
-
-    def loss():
-        torch.manual_seed(0)
-        with EventStorage():
-            return sum(model(batch).values())
-
-    exact = loss()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = loss()
-    rounded.backward()
-    assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-
-
-def test_images_of_different_sizes_have_the_proposals_they_have_alone():
-    """And each within its own image."""
-    model = build_model(zoo_cfg("RPN", "DynamicAnchorRPN")).eval()
-    sizes = [(96, 128), (128, 64)]
-    batch = torch.randn(2, 3, 128, 128)
-    features = {name: x.detach() for name, x in model.backbone(batch).items()}
-    with torch.no_grad():
-        together, _ = model.proposal_generator(ImageList(batch, sizes), features)
-        for i, size in enumerate(sizes):
-            one = {name: x[i : i + 1] for name, x in features.items()}
-            (alone,), _ = model.proposal_generator(ImageList(batch[i : i + 1], [size]), one)
-            boxes, expected = together[i].proposal_boxes.tensor, alone.proposal_boxes.tensor
-            torch.testing.assert_close(boxes, expected, rtol=1e-5, atol=1e-4)
-            torch.testing.assert_close(together[i].objectness_logits, alone.objectness_logits)
-            corners = boxes.amax(dim=0)
-            assert corners[2] <= size[1] and corners[3] <= size[0]
 
 
 STRIDES = (4, 8, 16, 32, 64)

@@ -1,14 +1,11 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
 from detectron2.modeling.backbone import Backbone
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from guided_published import (
     CHANNELS,
     LEVELS,
-    NUM_CLASSES,
     TOLERANCE,
     Published,
     input_shape,
@@ -16,7 +13,6 @@ from guided_published import (
     sample_generator,
 )
 
-from anchor_heads import model_zoo
 from anchor_heads.one_stage import candidates_before_nms
 from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
 from anchor_heads.projects.guided_anchoring.head import GuidedAnchorRetinaNetHead
@@ -139,78 +135,6 @@ def test_an_image_without_wanted_locations_has_no_detections(published, monkeypa
             candidates = detector.forward_inference(published.images(), None, guides)
     assert [len(x) for x in results + candidates] == [0, 0, 0, 0]
     assert results[0].pred_boxes.tensor.shape == (0, 4)
-
-
-def tiny_cfg():
-    cfg = model_zoo.get_config("guided_anchoring/ga_retinanet_R_50_FPN_1x")
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
-    cfg.MODEL.PIXEL_STD = [2000.0] * 3  # keeps the output of a deep net without norm small
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.RETINANET.NUM_CLASSES = NUM_CLASSES
-    return cfg
-
-
-def image_with(num_objects, height=96, width=128):
-    corner = torch.rand(num_objects, 2) * 50
-    instances = Instances((height, width), gt_boxes=Boxes(torch.cat([corner, corner + 40], dim=1)))
-    instances.gt_classes = torch.arange(num_objects) % NUM_CLASSES
-    return {"image": torch.randint(0, 255, (3, height, width)).float(), "instances": instances}
-
-
-@pytest.mark.parametrize("objects", [(2, 3), (0, 2), (0, 0)])
-def test_trains_with_and_without_objects(objects):
-    model = build_model(tiny_cfg()).train()
-    with EventStorage():
-        losses = model([image_with(n) for n in objects])
-        sum(losses.values()).backward()
-    assert set(losses) == set(LOSSES)
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-    if objects == (0, 0):
-        assert losses["loss_box_reg"] == losses["loss_anchor_shape"] == 0
-
-
-def test_an_object_that_no_anchor_touches_makes_a_step():
-    """It then takes every anchor that it does not touch, as published, anchors of no size too."""
-    model = build_model(tiny_cfg()).train()
-    torch.nn.init.constant_(model.head.conv_shape.bias, -20.0)  # anchors of a pixel's millionth
-    with EventStorage():
-        losses = model([image_with(1)])
-        sum(losses.values()).backward()
-    assert all(loss.isfinite() for loss in losses.values())
-
-
-def test_step_under_bfloat16_autocast():
-    model = build_model(tiny_cfg()).train()
-    batch = [image_with(3), image_with(0)]
-    with EventStorage():
-        exact = sum(model(batch).values())
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            rounded = sum(model(batch).values())
-    rounded.backward()
-    assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
-
-
-def test_prediction_under_bfloat16_autocast():
-    model = build_model(tiny_cfg()).eval()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        (output,) = model([image_with(1)])
-    assert output["instances"].pred_boxes.tensor.dtype == torch.float32
-
-
-def test_an_anchor_of_no_size_learns_nothing_and_boxes_shrink_by_a_bounded_factor():
-    model = build_model(tiny_cfg())
-    anchors = torch.tensor([[[5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 10.0, 10.0]]])
-    gt = Instances((128, 160), gt_boxes=Boxes(torch.tensor([[100.0, 100.0, 120.0, 120.0]])))
-    gt.gt_classes = torch.tensor([2])
-    with EventStorage():
-        labels, _ = model.label_anchors(anchors, [gt], torch.ones(1, 2).bool())
-    assert labels.tolist() == [[-1, 2]]  # the object takes all that it does not touch
-    deltas = torch.tensor([[0.0, 0.0, -1e4, 0.0]])
-    x0, _, x1, _ = model.box2box_transform.apply_deltas(deltas, anchors[0, 1:] * 100)[0]
-    assert (x1 - x0).item() == pytest.approx(16, rel=1e-3)
 
 
 def test_location_starts_at_the_prior_and_offsets_start_published():

@@ -1,0 +1,150 @@
+"""Detectors with predicted anchors, small, from their configs for COCO."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from anchor_heads import model_zoo
+
+NUM_CLASSES = 5
+METHODS = {
+    "guided_anchoring/ga_retinanet_R_50_FPN_1x": "GUIDED_ANCHOR",
+    "dynamic_anchor/da_retinanet_R_50_FPN_1x": "DYNAMIC_ANCHOR",
+}
+LOSSES = {
+    "GUIDED_ANCHOR": {"loss_anchor_location", "loss_anchor_shape"},
+    "DYNAMIC_ANCHOR": {"loss_anchor_shape", "loss_anchor_quality"},
+}
+
+pytestmark = pytest.mark.parametrize("config", METHODS)
+
+
+def tiny_cfg(config):
+    cfg = model_zoo.get_config(config)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.PIXEL_STD = [2000.0] * 3  # keeps the output of a deep net without norm small
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 8
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    cfg.MODEL.RETINANET.NUM_CLASSES = NUM_CLASSES
+    return cfg
+
+
+def image_with(num_objects, height=96, width=128):
+    corner = torch.rand(num_objects, 2) * 50
+    instances = Instances((height, width), gt_boxes=Boxes(torch.cat([corner, corner + 40], dim=1)))
+    instances.gt_classes = torch.arange(num_objects) % NUM_CLASSES
+    return {"image": torch.randint(0, 255, (3, height, width)).float(), "instances": instances}
+
+
+def one_object(box, gt_class):
+    instances = Instances((128, 160), gt_boxes=Boxes(torch.tensor([box])))
+    instances.gt_classes = torch.tensor([gt_class])
+    return instances
+
+
+def finite_gradients(model):
+    return all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("objects", [(2, 3), (0, 2), (2, 0), (0, 0)])
+def test_trains_with_and_without_objects(config, objects):
+    model = build_model(tiny_cfg(config)).train()
+    with EventStorage() as storage:
+        losses = model([image_with(n) for n in objects])
+        sum(losses.values()).backward()
+    assert set(losses) == {"loss_cls", "loss_box_reg"} | LOSSES[METHODS[config]]
+    assert finite_gradients(model)
+    latest = storage.latest()
+    if objects == (0, 0):
+        assert losses["loss_box_reg"] == losses["loss_anchor_shape"] == 0 < losses["loss_cls"]
+        assert "predicted_anchor/best_iou" not in latest
+        assert latest["num_pos_anchors"][0] == 0 < latest["num_neg_anchors"][0]
+    else:
+        assert losses["loss_anchor_shape"] > 0
+        assert 0 < latest["predicted_anchor/best_iou"][0] < 1
+        assert latest["num_pos_anchors"][0] > 0
+
+
+def test_step_under_bfloat16_autocast(config):
+    model = build_model(tiny_cfg(config)).train()
+    batch = [image_with(3), image_with(0)]
+
+    def losses():
+        torch.manual_seed(0)
+        with EventStorage():
+            return model(batch)
+
+    exact = losses()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = losses()
+    sum(rounded.values()).backward()
+    assert {x.dtype for x in rounded.values()} == {torch.float32}
+    for name, loss in rounded.items():
+        assert loss.item() == pytest.approx(exact[name].item(), rel=0.05), name
+    assert finite_gradients(model)
+
+
+def test_prediction_under_bfloat16_autocast(config):
+    model = build_model(tiny_cfg(config)).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        (output,) = model([image_with(1)])
+    assert output["instances"].pred_boxes.tensor.dtype == torch.float32
+
+
+def test_levels_strides_and_sizes_come_from_the_config(config):
+    cfg = tiny_cfg(config)
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[24], [48], [96]]
+    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
+    model = build_model(cfg).train()
+    with EventStorage():
+        losses = model([image_with(2)])
+    assert all(loss.isfinite() for loss in losses.values())
+    (generator,) = (x for key, x in model.named_modules() if key.endswith("square_generator"))
+    maps = [torch.zeros(1, 1, 64 // stride, 64 // stride) for stride in (8, 16, 32)]
+    fine, middle, coarse = (level.tensor for level in generator(maps))
+    assert fine[0].tolist() == [4 - 12, 4 - 12, 4 + 12, 4 + 12]
+    assert middle[1].tolist() == [24 - 24, 8 - 24, 24 + 24, 8 + 24]
+    assert coarse[2].tolist() == [16 - 48, 48 - 48, 16 + 48, 48 + 48]
+
+
+def test_an_anchor_of_no_size_learns_nothing(config):
+    model = build_model(tiny_cfg(config))
+    anchors = torch.tensor([[[5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 10.0, 10.0]]])
+    objects = [one_object([100.0, 100.0, 120.0, 120.0], 2)]
+    with EventStorage():
+        labels, _ = model.label_anchors(anchors, objects, torch.ones(1, 2).bool())
+    assert labels.tolist() == [[-1, 2]]  # the object takes all that it does not touch
+
+
+@pytest.mark.parametrize("min_iou,expected", [(0.0, 3), (0.01, NUM_CLASSES)])
+def test_an_object_that_no_anchor_touches_takes_none_if_asked_for(config, min_iou, expected):
+    cfg = tiny_cfg(config)
+    cfg.MODEL[METHODS[config]].RETINANET.MIN_IOU = min_iou
+    model = build_model(cfg)
+    anchors = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]]])
+    objects = [one_object([50.0, 50.0, 60.0, 60.0], 3)]
+    with EventStorage():
+        labels, _ = model.label_anchors(anchors, objects, torch.ones(1, 2).bool())
+    assert labels.tolist() == [[expected, expected]]
+
+
+def test_anchors_of_no_size_make_a_step(config):
+    model = build_model(tiny_cfg(config)).train()
+    shape = model.head.conv_shape if METHODS[config] == "GUIDED_ANCHOR" else model.head.conv_anchor
+    torch.nn.init.constant_(shape.bias, -20.0)  # anchors of a pixel's millionth
+    with EventStorage():
+        losses = model([image_with(1)])
+        sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert finite_gradients(model)
+
+
+def test_boxes_shrink_by_a_bounded_factor(config):
+    model = build_model(tiny_cfg(config))
+    box, deltas = torch.tensor([[0.0, 0.0, 1000.0, 10.0]]), torch.tensor([[0.0, 0.0, -1e4, 0.0]])
+    x0, _, x1, _ = model.box2box_transform.apply_deltas(deltas, box)[0]
+    assert (x1 - x0).item() == pytest.approx(16, rel=1e-3)
