@@ -1,0 +1,157 @@
+"""Parameters, multiply-adds and activations of a model, by part.
+
+fvcore counts them, as in Detectron2's ``tools/analyze_model.py``. A multiply-add counts as one; for
+norms and the resizing of maps fvcore has estimates per element. Not counted are elementwise
+operations, pooling, the bilinear sampling of RoIAlign and of deformable convolutions, the decoding
+of boxes, and NMS. Activations are the numbers that convolutions and matrix products put out.
+Parameters include frozen ones; a FrozenBN has none.
+
+All of it follows from the config and the size of the image. Weights, what the image shows and the
+device change nothing, since what would depend on scores is fixed:
+
+- Guided Anchoring judges the anchors of all locations, the most that it can do. A trained model
+  judges only those that pass its location filter.
+- ROI heads get MODEL.RPN.POST_NMS_TOPK_TEST proposals, of precomputed ones
+  DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST; mask and keypoint heads TEST.DETECTIONS_PER_IMAGE boxes.
+
+A deformable convolution counts as much as a plain one of its size. The convolution that makes its
+offsets counts by itself.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.export import TracingAdapter
+from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.structures import Boxes, Instances
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
+from fvcore.nn.jit_handles import conv_flop_count, generic_activation_jit, get_shape
+from tabulate import tabulate
+
+# The deformable convolutions that fvcore does not know, and which of their inputs is the weight.
+# This package's on the CPU is not among them: it ends in a matrix product, which fvcore knows.
+DEFORMABLE_CONVOLUTIONS = {
+    "torchvision::deform_conv2d": 1,
+    "prim::PythonOp._DeformConv": 2,  # Detectron2's
+    "prim::PythonOp._ModulatedDeformConv": 3,
+}
+
+
+class Counts(NamedTuple):
+    """What a model or a part of it has, and does for one image."""
+
+    parameters: int
+    multiply_adds: int
+    activations: int
+
+
+def analyze_model(cfg: CfgNode, image_size: tuple[int, int]) -> dict[str, Counts]:
+    """Build a model and count what it has, and does for one image.
+
+    Args:
+        cfg (CfgNode): the model's config, with this package's keys. No weights are loaded.
+        image_size (tuple[int, int]): height and width in pixels. The model pads the image as it
+            does any other, and the padding counts.
+
+    Returns:
+        dict[str, Counts]: for each part that has parameters, by its name in the model: "backbone",
+        and "head" or "proposal_generator" and "roi_heads". What an FPN adds to its backbone is
+        apart, as "neck". The last entry is "total".
+
+    Raises:
+        ValueError: if the image has no pixels.
+        NotImplementedError: if the model has a part that is not run to be counted.
+    """
+    if min(image_size) < 1:
+        raise ValueError(
+            f"The image size is {tuple(image_size)}: height and width must be at least 1."
+        )
+    model = build_model(_without_filters(cfg)).eval()
+    modules = _count_by_module(model, cfg, image_size)
+    parts = {}
+    for name, module in model.named_children():
+        whole = modules[name]
+        if hasattr(module, "bottom_up"):
+            parts[name] = bottom_up = modules[f"{name}.bottom_up"]
+            parts["neck"] = Counts(*(a - b for a, b in zip(whole, bottom_up, strict=True)))
+        elif whole.parameters:
+            parts[name] = whole
+    idle = [name for name, part in parts.items() if not part.multiply_adds]
+    if idle:
+        raise NotImplementedError(
+            f"{type(model).__name__} has parts that cannot be counted: {', '.join(idle)}. Use a "
+            "one-stage model, ProposalNetwork or GeneralizedRCNN."
+        )
+    return parts | {"total": Counts(*map(sum, zip(*parts.values(), strict=True)))}
+
+
+def table(counts: dict[str, Counts]) -> str:
+    """The results of :func:`analyze_model` as a Markdown table: parameters and activations in
+    millions, multiply-adds in billions."""
+    headers = ["part", "parameters, M", "multiply-adds, G", "activations, M"]
+    rows = [
+        [name, part.parameters / 1e6, part.multiply_adds / 1e9, part.activations / 1e6]
+        for name, part in counts.items()
+    ]
+    return tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f")
+
+
+def _without_filters(cfg):
+    """A copy of the config with all locations judged, and no box detected: :func:`_forward` gives
+    boxes to mask and keypoint heads."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.GUIDED_ANCHOR.LOCATION_THRESH = 0.0
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1.0
+    return cfg
+
+
+def _count_by_module(model, cfg, image_size) -> dict[str, Counts]:
+    # The mean colour makes all features 0, so that no random weights let them overflow.
+    image = torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None].expand(-1, *image_size)
+    forward = partial(_forward, cfg=cfg)
+    adapter = TracingAdapter(model, [{"image": image}], forward, allow_non_tensor=True)
+    flop_handles = {
+        operator: partial(_convolution_flops, weight=weight)
+        for operator, weight in DEFORMABLE_CONVOLUTIONS.items()
+    }
+    flops = _trace(FlopCountAnalysis, adapter, flop_handles)
+    activation_handles = dict.fromkeys(DEFORMABLE_CONVOLUTIONS, generic_activation_jit())
+    activations = _trace(ActivationCountAnalysis, adapter, activation_handles)
+    parameters = parameter_count(adapter)
+    return {
+        name.removeprefix("model."): Counts(parameters[name], flops[name], activations[name])
+        for name in flops
+    }
+
+
+def _trace(analysis_class, adapter, handles) -> dict[str, int]:
+    analysis = analysis_class(adapter, adapter.flattened_inputs).set_op_handle(**handles)
+    # fvcore would list what the docstring above says is not counted.
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return analysis.tracer_warnings("none").by_module()
+
+
+def _convolution_flops(inputs, outputs, weight):
+    return conv_flop_count(*map(get_shape, (inputs[0], inputs[weight], outputs[0])))
+
+
+def _forward(model, inputs, cfg):
+    """What a model does with an image. ROI heads get as many boxes as there can be, instead of
+    those that are found; it changes no count that all of them are the same pixel."""
+    if not isinstance(model, GeneralizedRCNN):
+        return model(inputs)
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    num_proposals = cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST
+    if model.proposal_generator is not None:
+        num_proposals = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+        model.proposal_generator(images, features)
+    size, box = images.image_sizes[0], images.tensor.new_tensor([[0.0, 0.0, 1.0, 1.0]])
+    proposals = Instances(size, proposal_boxes=Boxes(box.repeat(num_proposals, 1)))
+    model.roi_heads(images, features, [proposals])
+    detections = Instances(size, pred_boxes=Boxes(box.repeat(cfg.TEST.DETECTIONS_PER_IMAGE, 1)))
+    detections.pred_classes = torch.zeros(len(detections), dtype=torch.int64, device=box.device)
+    return model.roi_heads.forward_with_given_boxes(features, [detections])
