@@ -8,10 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from anchor_heads.backbone import add_backbone_config
-from anchor_heads.checkpoint import load_published_weights
+from anchor_heads.checkpoint import extend_detection_checkpointer
 from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring
 
-load_published_weights()
+extend_detection_checkpointer()
 
 
 def add_run_config(cfg: CfgNode) -> None:

@@ -1,12 +1,12 @@
 """Checkpoints that are either complete or not there, and that fit the model."""
 
 import os
-from contextlib import contextmanager
 from urllib.parse import urlparse
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from anchor_heads.checkpoint.files import open_and_rename
 from anchor_heads.data.coco_json import shorten
 
 
@@ -62,15 +62,5 @@ class _AtomicWrites:
 
     def open(self, path, mode="r", **kwargs):
         is_local_write = "w" in mode and "://" not in path
-        open_ = _open_and_rename if is_local_write else self._path_manager.open
+        open_ = open_and_rename if is_local_write else self._path_manager.open
         return open_(path, mode, **kwargs)
-
-
-@contextmanager
-def _open_and_rename(path, mode, **kwargs):
-    part = f"{path}.part"
-    with open(part, mode, **kwargs) as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -1,0 +1,18 @@
+"""Published weights of other frameworks in Detectron2; README.md has what differs between them."""
+
+from anchor_heads.checkpoint.convert import Converted, Mismatch, compare, convert, recognize
+from anchor_heads.checkpoint.detectron2_loading import extend_detection_checkpointer
+from anchor_heads.checkpoint.formats import Format
+from anchor_heads.checkpoint.read import Checkpoint, read_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "Converted",
+    "Format",
+    "Mismatch",
+    "compare",
+    "convert",
+    "extend_detection_checkpointer",
+    "read_checkpoint",
+    "recognize",
+]

@@ -1,0 +1,125 @@
+"""From published weights to those of a model here: pure functions of dicts of tensors."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from anchor_heads.checkpoint import image_net, maskrcnn_benchmark, mmdetection
+from anchor_heads.checkpoint.formats import Format
+
+FORMATS = (*mmdetection.FORMATS, *maskrcnn_benchmark.FORMATS, *image_net.FORMATS)
+
+# Batch norms count the training's batches; nothing here reads that, and not all have it.
+COUNTER = "num_batches_tracked"
+
+
+class Converted(NamedTuple):
+    """Weights under the names here, and the keys that got none."""
+
+    weights: dict[str, Tensor]
+    unused: list[str]
+    """Keys that are known to hold nothing to be learned."""
+    unknown: list[str]
+
+
+class Mismatch(NamedTuple):
+    """Where weights and a model do not fit each other."""
+
+    missing: list[str]
+    """Names that only the model has."""
+    unexpected: list[str]
+    """Names that only the weights have."""
+    shapes: list[str]
+    """What has another shape in the weights than in the model, with both shapes."""
+
+
+def recognize(keys: Iterable[str], version: str = "") -> Format | None:
+    """Find out what weights are of by their keys.
+
+    Args:
+        keys (Iterable[str]): keys of the weights.
+        version (str): version of mmdetection, if it is known: GA-RPN and GA-RetinaNet have the
+            same keys in 1.x and 2.x.
+
+    Returns:
+        Format | None: None if they are of no model that is known here.
+    """
+    keys = list(keys)
+    for format in FORMATS:
+        is_version = not format.versions or version.startswith(format.versions)
+        if is_version and all(any(_fits(mark, key) for key in keys) for mark in format.marks):
+            return format
+    return None
+
+
+def convert(weights: dict[str, Tensor], format: Format) -> Converted:
+    """Rename weights, and rearrange those whose conventions differ.
+
+    Args:
+        weights (dict[str, Tensor]): as published. They are not changed.
+        format (Format): what :func:`recognize` says they are.
+
+    Raises:
+        ValueError: if a tensor has not the shape that the format gives it.
+    """
+    converted, unused, unknown = {}, [], []
+    for key, tensor in weights.items():
+        name = _name(key, format)
+        if name is not None:
+            converted[name] = _value(key, tensor, format)
+        else:
+            known = any(_fits(pattern, key) for pattern in format.unused)
+            (unused if known else unknown).append(key)
+    return Converted(converted, unused, unknown)
+
+
+def compare(weights: dict[str, Tensor], model: dict[str, Tensor], format: Format) -> Mismatch:
+    """What of converted weights and of a model has no partner.
+
+    Counters of batch norms are left out: nothing reads them.
+
+    Args:
+        weights (dict[str, Tensor]): converted.
+        model (dict[str, Tensor]): the model's ``state_dict()``.
+        format (Format): what the weights are.
+    """
+    ours, theirs = (
+        {name: tuple(x.shape) for name, x in tensors.items() if not name.endswith(COUNTER)}
+        for tensors in (model, weights)
+    )
+    return Mismatch(
+        missing=[x for x in ours if x not in theirs and x.startswith(format.fills)],
+        unexpected=[x for x in theirs if x not in ours],
+        shapes=[
+            f"{x}: {theirs[x]}, in the model {ours[x]}"
+            for x in theirs
+            if x in ours and ours[x] != theirs[x]
+        ],
+    )
+
+
+def without_unread_counters(weights: dict[str, Tensor], model: Iterable[str]) -> dict[str, Tensor]:
+    """The weights without those counters of batch norms that the model does not have."""
+    names = set(model)
+    return {name: x for name, x in weights.items() if name in names or not name.endswith(COUNTER)}
+
+
+def _fits(pattern: str, key: str) -> bool:
+    return re.fullmatch(pattern, key) is not None
+
+
+def _name(key: str, format: Format) -> str | None:
+    for pattern, name in format.names.items():
+        match = re.fullmatch(pattern, key)
+        if match:
+            return match.expand(name)
+    return None
+
+
+def _value(key: str, tensor: Tensor, format: Format) -> Tensor:
+    for pattern, change in format.values.items():
+        if _fits(pattern, key):
+            return change(tensor)
+    return tensor

@@ -1,0 +1,136 @@
+"""From a file of published weights to a file for Detectron2, checked against the model."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from anchor_heads.checkpoint.convert import (
+    Converted,
+    compare,
+    convert,
+    recognize,
+    without_unread_counters,
+)
+from anchor_heads.checkpoint.detectron2_loading import unknown_weights
+from anchor_heads.checkpoint.files import open_and_rename
+from anchor_heads.checkpoint.formats import Format
+from anchor_heads.checkpoint.read import Checkpoint, read_checkpoint
+from anchor_heads.checkpoint.target_model import TargetModel, difference, find_model, model_of
+from anchor_heads.data.coco_json import shorten
+
+
+def convert_file(
+    source: str, target: str, config: str = "", overrides: Sequence = (), force: bool = False
+) -> str:
+    """Convert a file of published weights. Nothing is written unless all of it fits the model.
+
+    Args:
+        source (str): path of a file in one of the known formats.
+        target (str): path of the Detectron2 checkpoint to write, ending with ".pth".
+        config (str): path or name of the model's config. "" = the shipped one that fits.
+        overrides (Sequence): config keys and values in turn.
+        force (bool): whether ``target`` may be overwritten.
+
+    Returns:
+        str: what was found and done, in a few lines.
+
+    Raises:
+        OSError: a file is missing, or in the way.
+        ValueError: the weights are of no known format, or do not fit the model.
+    """
+    _check_paths(source, target, force)
+    checkpoint = read_checkpoint(source)
+    format = recognize(checkpoint.weights, checkpoint.version)
+    if format is None:
+        raise ValueError(_not_published(source, checkpoint))
+    converted = convert(checkpoint.weights, format)
+    if config:
+        model = model_of([config], overrides)
+        _check_kind(source, checkpoint, format, model)
+    else:
+        model = find_model(checkpoint, format, converted.weights, overrides)
+    _check_fit(source, format, converted, model)
+    weights = without_unread_counters(converted.weights, model.state)
+    with open_and_rename(target, "wb") as file:
+        torch.save({"model": weights, "__author__": format.framework}, file)
+    return _report(source, target, format, converted, model)
+
+
+def _check_paths(source: str, target: str, force: bool) -> None:
+    if not os.path.isfile(source):
+        raise FileNotFoundError(f"There is no file {os.path.abspath(source)}.")
+    if not target.endswith(".pth"):
+        raise ValueError(f"The name {target} must end with .pth for Detectron2 to read the file.")
+    folder = os.path.dirname(os.path.abspath(target))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"There is no folder {folder} to write to.")
+    if not os.path.exists(target):
+        return
+    if os.path.samefile(source, target):
+        raise FileExistsError(f"{target} is the file to be converted; give another name.")
+    if not force:
+        raise FileExistsError(f"{target} exists. To overwrite it, add --force.")
+
+
+def _not_published(source: str, checkpoint: Checkpoint) -> str:
+    if any(key.startswith("backbone.bottom_up.") for key in checkpoint.weights):
+        return f"{source} is a Detectron2 checkpoint already: name it in MODEL.WEIGHTS as it is."
+    return unknown_weights(source, checkpoint.weights)
+
+
+def _check_kind(source: str, checkpoint: Checkpoint, format: Format, model: TargetModel) -> None:
+    found = difference(checkpoint, format, model.cfg)
+    if found:
+        raise ValueError(
+            f"{source} has weights of {format}, which {model.configs[0]} is not for: {found}."
+        )
+
+
+def _check_fit(source: str, format: Format, converted: Converted, model: TargetModel) -> None:
+    missing, unexpected, shapes = compare(converted.weights, model.state, format)
+    lists = {
+        "Keys of the file that are not known": converted.unknown,
+        "Names that only the file has": unexpected,
+        "Names that only the model has": missing,
+        "Other shapes in the file": shapes,
+    }
+    if not any(lists.values()):
+        return
+    lines = [
+        f"{source} has weights of {format}, which do not fit {model.configs[0]}."
+        + _other_classes(format, converted, model)
+    ]
+    for title, entries in lists.items():
+        if entries:
+            lines += [f"{title} ({len(entries)}):", *(f"  {entry}" for entry in entries)]
+    raise ValueError("\n".join(lines))
+
+
+def _other_classes(format: Format, converted: Converted, model: TargetModel) -> str:
+    classes = format.classes
+    if not classes or not (classes.layer in converted.weights and classes.layer in model.state):
+        return ""
+    theirs, ours = classes.count(converted.weights), classes.count(model.state)
+    if theirs == ours:
+        return ""
+    return f" They have {theirs} classes, the model {ours}: add {classes.key} {theirs}."
+
+
+def _report(
+    source: str, target: str, format: Format, converted: Converted, model: TargetModel
+) -> str:
+    used = len(without_unread_counters(converted.weights, model.state))
+    part = f"{format.fills}* of " if format.fills else ""
+    unused = f" ({shorten(converted.unused, 3)})" if converted.unused else ""
+    lines = [
+        f"{source}: {format}.",
+        f"{used} tensors fill all of {part}the model of {' = '.join(model.configs)}.",
+        f"Not needed: {len(converted.weights) - used} counters of batch norms, "
+        f"{len(converted.unused)} other tensors{unused}.",
+    ]
+    if model.overrides:
+        lines.append(f"Use it with {' '.join(model.overrides)}")
+    if format.note:
+        lines.append(format.note)
+    return "\n".join([*lines, f"Wrote {target}"])

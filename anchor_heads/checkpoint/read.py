@@ -1,0 +1,116 @@
+"""Reading checkpoint files of any framework, without running code from them."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anchor_heads.data.coco_json import shorten
+
+# Where frameworks keep the weights beside the optimizer and other things.
+ENTRIES = ("state_dict", "model")
+
+
+def _allowed() -> list:
+    """What may be in a file besides tensors and what PyTorch itself allows: numbers of numpy.
+
+    They are found where training states are, such as learning rates.
+    """
+    functions = {
+        "scalar": np.float64(0).__reduce__()[0],
+        "_reconstruct": np.empty(0).__reduce__()[0],
+    }
+    return [
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
+        # The module has an underscore since numpy 2.
+        *((f, f"numpy.core.multiarray.{name}") for name, f in functions.items()),
+        *((f, f"numpy._core.multiarray.{name}") for name, f in functions.items()),
+    ]
+
+
+ALLOWED = _allowed()
+
+
+class Checkpoint(NamedTuple):
+    """The weights of a file, and what it says about them."""
+
+    weights: dict[str, Tensor]
+    version: str = ""
+    """Of mmdetection. "" = the file does not say."""
+    stride_in_1x1: bool | None = None
+    """Where the bottlenecks of a ResNet have their stride. None = the file does not say."""
+
+
+@contextmanager
+def safe_reading(file: str) -> Iterator[None]:
+    """In this context ``torch.load`` accepts what :data:`ALLOWED` names, and errors are clear.
+
+    Raises:
+        ValueError: the file is damaged, no checkpoint, or has an object of another class.
+    """
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            yield
+    except (FileNotFoundError, IsADirectoryError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can make torch.load raise anything, OSError too
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise ValueError(
+                f"{file} asks for {refused[1]}, which is neither part of a tensor nor among what "
+                "anchor_heads/checkpoint/read.py allows. Loading it could run code, so nothing "
+                "was loaded."
+            ) from None
+        raise ValueError(f"{file} is not complete, or is no PyTorch checkpoint.") from error
+
+
+def read_checkpoint(file: str) -> Checkpoint:
+    """Read the weights of a file.
+
+    Args:
+        file (str): path of a file of PyTorch.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it is damaged, or has no weights.
+    """
+    with safe_reading(file):
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    checkpoint = find_weights(loaded)
+    if checkpoint is None:
+        found = f"entries {shorten(list(loaded))}" if isinstance(loaded, dict) else type(loaded)
+        raise ValueError(f"{file} has no weights, only {found}.")
+    return checkpoint
+
+
+def find_weights(loaded) -> Checkpoint | None:
+    """The weights among the contents of a file, without the prefix "module." of parallel training.
+
+    Returns:
+        Checkpoint | None: None if there are none.
+    """
+    if not isinstance(loaded, dict):
+        return None
+    weights = next((loaded[entry] for entry in ENTRIES if entry in loaded), loaded)
+    is_weights = isinstance(weights, dict) and all(
+        isinstance(key, str) and isinstance(x, Tensor) for key, x in weights.items()
+    )
+    if not is_weights or not weights:
+        return None
+    if all(key.startswith("module.") for key in weights):
+        weights = {key.removeprefix("module."): x for key, x in weights.items()}
+    meta = loaded.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    return Checkpoint(weights, str(meta.get("mmdet_version", "")), _stride(meta.get("config")))
+
+
+def _stride(config) -> bool | None:
+    """From the text of mmdetection's config: style "caffe" has the stride in the 1x1."""
+    styles = set(re.findall(r"style\W+(caffe|pytorch)", str(config)))
+    return styles == {"caffe"} if len(styles) == 1 else None
