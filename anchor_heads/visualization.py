@@ -39,7 +39,8 @@ def paint_detections(
     Args:
         image (ndarray): BGR image.
         instances (Instances): detections or proposals, in the frame of the image.
-        metadata (Metadata): of the data set; its "thing_classes" name the classes.
+        metadata (Metadata): of the data set; its "thing_classes" name the classes, its
+            "keypoint_connection_rules" say which keypoints are joined.
         score_threshold (float): detections with a lower score are left out.
         scale (float or None): how much the image is enlarged; None for a handy size.
 
@@ -60,7 +61,9 @@ def paint_detections(
         for name, score in zip(_names(classes, metadata), instances.scores.tolist(), strict=True)
     ]
     masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None
-    return _paint(image, instances.pred_boxes.tensor.numpy(), labels, classes, masks, scale)
+    keypoints = list(instances.pred_keypoints.numpy()) if instances.has("pred_keypoints") else None
+    boxes = instances.pred_boxes.tensor.numpy()
+    return _paint(image, boxes, labels, classes, masks, keypoints, scale, metadata)
 
 
 def paint_ground_truth(image: np.ndarray, ground_truth: Instances | dict, metadata) -> np.ndarray:
@@ -187,7 +190,9 @@ def wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
-def _paint(image, boxes, labels, classes, masks=None, scale=None) -> np.ndarray:
+def _paint(
+    image, boxes, labels, classes, masks=None, keypoints=None, scale=None, metadata=None
+) -> np.ndarray:
     if scale is None:
         height, width = image.shape[:2]
         scale = max(1.0, MIN_SHORT_SIDE / min(height, width))
@@ -195,13 +200,14 @@ def _paint(image, boxes, labels, classes, masks=None, scale=None) -> np.ndarray:
     # Colours are named here since Visualizer would draw them from numpy's global generator.
     palette = colormap(rgb=True, maximum=1)
     colors = [palette[i % len(palette)] for i in classes]
-    visualizer = Visualizer(image[:, :, ::-1], scale=scale)
+    visualizer = Visualizer(image[:, :, ::-1], metadata, scale)
     for i in reversed(range(len(boxes))):  # the first, which is the best detection, on top
         visualizer.draw_box(boxes[i], alpha=1.0, edge_color=colors[i])  # below it is drawn faintly
         visualizer.overlay_instances(
             boxes=boxes[i : i + 1],
             labels=labels and labels[i : i + 1],
             masks=masks and masks[i : i + 1],
+            keypoints=keypoints and keypoints[i : i + 1],
             assigned_colors=colors[i : i + 1],
         )
     return np.ascontiguousarray(visualizer.output.get_image()[:, :, ::-1])

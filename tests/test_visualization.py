@@ -70,6 +70,19 @@ def test_masks_are_painted():
     assert (picture[110:190, 160:240] != GREY).any(axis=2).all()
 
 
+def test_keypoints_are_painted_and_joined():
+    found = detections([[100, 50, 300, 250]], [0.9], [1])
+    found.pred_keypoints = torch.tensor([[[150, 100, 0.9], [250, 200, 0.9], [150, 200, 0.01]]])
+    plain = paint_detections(image(), found, METADATA)
+    changed = (plain[60:240, 110:290] != GREY).any(axis=2)  # without frame and label
+    assert changed[40, 40] and changed[140, 140] and not changed[140, 40]  # the last is not sure
+    assert not changed[90, 90]
+    names = ["nose", "left_eye", "right_eye"]
+    rules = [("nose", "left_eye", (255, 0, 0))]
+    joined = Metadata(keypoint_names=names, keypoint_connection_rules=rules)
+    assert (paint_detections(image(), found, joined)[150, 200] != GREY).any()
+
+
 def test_small_images_are_enlarged_and_huge_ones_reduced():
     nothing = detections([], [], [])
     small = paint_detections(image(40, 60), nothing, METADATA)

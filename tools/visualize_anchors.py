@@ -18,11 +18,10 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 
-from anchor_heads import get_cfg
 from anchor_heads.anchor_inspection import anchor_source
 from anchor_heads.anchor_pictures import picture_of_anchors
 from anchor_heads.data.image_records import ImageRecords
-from anchor_heads.engine import load_config
+from anchor_heads.engine import load_config, split_overrides
 
 
 def parse_arguments():
@@ -47,14 +46,6 @@ def parse_arguments():
     if not args.images:
         parser.error("name at least one IMAGE")
     return args
-
-
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments before the first config key, and the others."""
-    keys = get_cfg()
-    is_image = [os.path.isfile(x) or x.split(".")[0] not in keys for x in arguments]
-    first_key = (is_image + [False]).index(False)
-    return arguments[:first_key], arguments[first_key:]
 
 
 def output_files(images: list[str], folder: str) -> list[str]:

@@ -64,6 +64,14 @@ def load_config(args: Namespace) -> CfgNode:
     return cfg
 
 
+def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into the paths before the first config key, and the overrides from there."""
+    keys = get_cfg()
+    is_path = [os.path.exists(x) or x.split(".")[0] not in keys for x in arguments]
+    first_key = (is_path + [False]).index(False)
+    return arguments[:first_key], arguments[first_key:]
+
+
 def find_config(config_file: str) -> str:
     """The path of a config: a file as it is, or a shipped config by name."""
     if not config_file:
