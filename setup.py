@@ -33,5 +33,8 @@ setup(
     ],
     packages=[*find_packages(include=["anchor_heads", "anchor_heads.*"]), *METHODS, *CONFIGS],
     package_dir=METHODS | CONFIGS,
-    package_data={"anchor_heads.configs": ["**/*.yaml"], **{name: ["*.md"] for name in METHODS}},
+    package_data={
+        "anchor_heads.configs": ["**/*.yaml"],
+        **{name: ["*.md"] for name in ("anchor_heads.checkpoint", *METHODS)},
+    },
 )
