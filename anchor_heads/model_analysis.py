@@ -31,7 +31,7 @@ from fvcore.nn.jit_handles import conv_flop_count, generic_activation_jit, get_s
 from tabulate import tabulate
 
 # The deformable convolutions that fvcore does not know, and which of their inputs is the weight.
-# This package's on the CPU is not among them: it ends in a matrix product, which fvcore knows.
+# This package's on the CPU is not among them: it ends in a 1x1 convolution, which fvcore knows.
 DEFORMABLE_CONVOLUTIONS = {
     "torchvision::deform_conv2d": 1,
     "prim::PythonOp._DeformConv": 2,  # Detectron2's

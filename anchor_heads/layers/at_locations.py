@@ -31,6 +31,28 @@ def rows_at(x: Tensor, locations: Tensor) -> Tensor:
     return x.flatten(2)[locations // cells, :, locations % cells]
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """:func:`torch.nn.functional.linear` of many rows, as a 1x1 convolution where that is faster.
+
+    In float32 on a CPU torch leaves convolutions to oneDNN, whose kernels may take less than half
+    the time of the BLAS behind ``linear``.
+
+    Args:
+        x (Tensor): (n, C).
+        weight (Tensor): (C', C).
+        bias (Tensor or None): (C',).
+
+    Returns:
+        Tensor: (n, C').
+    """
+    by_convolution = x.device.type == "cpu" and x.dtype == torch.float32 and len(x) > 0
+    if not (by_convolution and torch.backends.mkldnn.is_available()):
+        return F.linear(x, weight, bias)
+    # Rows are a map with one column, in the memory format "channels last".
+    out = F.conv2d(x[None, :, None].permute(0, 3, 1, 2), weight[..., None, None], bias)
+    return out.permute(0, 2, 3, 1).reshape(len(x), -1)
+
+
 def surroundings(locations: Tensor, size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """What a 3x3 convolution at the chosen locations reads.
 
@@ -76,5 +98,5 @@ def conv3x3_at(x: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor) -> T
     x = torch.cat([x, x.new_zeros(1, x.shape[1])])  # the padding, at position m
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
     return torch.cat(
-        [F.linear(x[part].flatten(1), matrix, bias) for part in neighbours.split(CHUNK_LOCATIONS)]
+        [linear(x[part].flatten(1), matrix, bias) for part in neighbours.split(CHUNK_LOCATIONS)]
     )

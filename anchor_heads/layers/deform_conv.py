@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .at_locations import CHUNK_LOCATIONS, rows
+from .at_locations import CHUNK_LOCATIONS, linear, rows
 
 
 def deform_conv2d(
@@ -89,8 +89,9 @@ def deform_conv2d_at(
         x, offset, weight, bias, mask = _full_precision(x, offset, weight, bias, mask)
         kernel = weight.shape[2:]
         groups = offset.shape[1] // (2 * math.prod(kernel))
-        # A row per cell and group, so that a sample is a weighted sum of four rows.
-        table = rows(x).reshape(-1, x.shape[1] // groups)
+        # A row per cell and group, so that a sample is a weighted sum of four rows. Rows that lie
+        # scattered in memory would be gathered anew for each part below.
+        table = rows(x).reshape(-1, x.shape[1] // groups).contiguous()
         matrix = weight.permute(0, 2, 3, 1).flatten(1)
         out = []
         for start in range(0, len(locations), CHUNK_LOCATIONS):
@@ -99,7 +100,7 @@ def deform_conv2d_at(
             if mask is not None:
                 weights = weights * mask[part].view(-1, groups, kernel.numel(), 1).transpose(1, 2)
             samples = _weighted_rows(table, corners.flatten(0, 2), weights.flatten(0, 2))
-            out.append(F.linear(samples.view(len(corners), -1), matrix, bias))
+            out.append(linear(samples.view(len(corners), -1), matrix, bias))
         return torch.cat(out) if out else x.new_zeros(0, len(weight))
 
 

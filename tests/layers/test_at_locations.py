@@ -1,7 +1,9 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
 from anchor_heads.layers import by_location, conv3x3_at, rows, rows_at, surroundings
+from anchor_heads.layers.at_locations import linear
 
 
 def test_rows_are_locations_of_the_batch_by_rows():
@@ -10,6 +12,20 @@ def test_rows_are_locations_of_the_batch_by_rows():
     assert torch.equal(by_location(x)[1, 2 * 5 + 1], x[1, :, 2, 1])
     locations = torch.tensor([0, 7, 31])
     assert torch.equal(rows_at(x, locations), rows(x)[locations])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("num_rows", [0, 1, 7])
+def test_linear_equals_torchs_in_values_and_gradients(num_rows, dtype):
+    leaves = [torch.randn(*size, dtype=dtype) for size in ((num_rows, 5), (3, 5), (3,))]
+    leaves = [x.requires_grad_() for x in leaves]
+    weights = torch.randn(num_rows, 3, dtype=dtype)
+    ours, theirs = linear(*leaves), F.linear(*leaves)
+    torch.testing.assert_close(ours, theirs)
+    gradients = (torch.autograd.grad((x * weights).sum(), leaves) for x in (ours, theirs))
+    for gradient, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(linear(*leaves[:2]), F.linear(*leaves[:2]))
 
 
 def test_surroundings_of_a_corner_and_an_inner_cell():
