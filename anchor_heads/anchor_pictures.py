@@ -198,26 +198,34 @@ def paint_location_map(
     return (colors * shade[..., None]).round().astype(np.uint8)
 
 
-def paint_anchors(image: np.ndarray, inspected: InspectedAnchors, objects: Boxes) -> np.ndarray:
+def paint_anchors(
+    image: np.ndarray, inspected: InspectedAnchors, objects: Boxes, highest: float | None = None
+) -> np.ndarray:
     """The image in dark grey with anchors coloured by strength, the strongest on top.
 
     Args:
         image (ndarray): BGR image.
         inspected (InspectedAnchors): the anchors.
         objects (Boxes): objects in the frame of the network's input, painted cyan.
+        highest (float or None): strength that has the last colour; None for that of the strongest.
     """
     picture = _dark_grey(image)
     scale = np.divide(image.shape[1::-1], inspected.image_size[::-1])
     strength = inspected.strength.cpu().numpy()
     boxes = inspected.boxes.cpu().numpy()
-    strongest = _strongest(inspected)
-    colors = _colors(strength, strongest)
+    highest = highest or _strongest(inspected)
+    colors = _colors(strength, highest)
     for i in strength.argsort(kind="stable"):
-        thickness = 2 if strength[i] > strongest / 2 else 1
+        thickness = 2 if strength[i] > highest / 2 else 1
         _rectangle(picture, boxes[i], scale, colors[i].tolist(), thickness)
     for box in objects.tensor.cpu().numpy():
         _rectangle(picture, box, scale, _CYAN, thickness=1)  # a strong anchor below it has a rim
     return picture
+
+
+def color_bar(width: int, height: int) -> np.ndarray:
+    """The colours from strength or probability 0 to the highest, from left to right."""
+    return np.tile(_colors(np.linspace(0, 1, width), 1.0), (height, 1, 1))
 
 
 def _rectangle(image, box, scale, color, thickness) -> None:
@@ -274,7 +282,7 @@ def _captioned(panel: Panel, text: list[str], lines: int) -> np.ndarray:
         before = f"{name} 0 "
         x = MARGIN + text_width(before)
         write(picture, before, MARGIN, bottom)
-        bar = _colors(np.linspace(0, 1, _BAR_WIDTH), 1.0)
+        bar = color_bar(_BAR_WIDTH, _BAR_HEIGHT)
         picture[bottom - 4 - _BAR_HEIGHT : bottom - 4, x : x + _BAR_WIDTH] = bar
         write(picture, f" {highest:.2g}", x + _BAR_WIDTH, bottom)
     return picture

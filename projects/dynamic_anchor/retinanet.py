@@ -142,3 +142,11 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         """The best anchor of each object; see :mod:`anchor_heads.anchor_inspection`."""
         anchors = self.dynamic_anchoring.anchors(features, self.head(features))
         return inspect_dynamic_anchors(anchors, image_size, objects)
+
+    def rank_anchors(self, features, predictions):
+        """All anchors, by class and quality; see :mod:`anchor_heads.ranked_anchors`."""
+        anchors = self.dynamic_anchoring.anchors(features, predictions)
+        return [
+            (boxes[0], (level.logits.sigmoid() * level.quality.sigmoid())[0].amax(dim=1))
+            for boxes, level in zip(anchors, predictions, strict=True)
+        ]

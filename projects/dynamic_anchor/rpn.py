@@ -76,3 +76,11 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
         """The best anchor of each object; see :mod:`anchor_heads.anchor_inspection`."""
         anchors = self.dynamic_anchoring.anchors(features, self.rpn_head(features))
         return inspect_dynamic_anchors(anchors, image_size, objects)
+
+    def rank_anchors(self, features, predictions):
+        """All anchors, by objectness; see :mod:`anchor_heads.ranked_anchors`."""
+        anchors = self.dynamic_anchoring.anchors(features, predictions)
+        return [
+            (boxes[0], level.logits[0, :, 0].sigmoid())
+            for boxes, level in zip(anchors, predictions, strict=True)
+        ]

@@ -67,3 +67,8 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         return inspect_guided_anchors(
             self.guided_anchoring, guides, self.head_in_features, image_size
         )
+
+    def rank_anchors(self, features, guides):
+        """The anchors that pass, by class; see :mod:`anchor_heads.ranked_anchors`."""
+        (levels,) = self.guided_anchoring.predict_where_wanted(self.head, guides)
+        return [(anchors, logits.amax(dim=1).sigmoid()) for anchors, logits, _ in levels]

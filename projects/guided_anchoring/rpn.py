@@ -67,3 +67,8 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
         """The best anchors that pass; see :mod:`anchor_heads.anchor_inspection`."""
         guides = self.rpn_head(features)
         return inspect_guided_anchors(self.guided_anchoring, guides, self.in_features, image_size)
+
+    def rank_anchors(self, features, guides):
+        """The anchors that pass, by objectness; see :mod:`anchor_heads.ranked_anchors`."""
+        (levels,) = self.guided_anchoring.predict_where_wanted(self.rpn_head, guides)
+        return [(anchors, logits[:, 0].sigmoid()) for anchors, logits, _ in levels]
