@@ -83,14 +83,23 @@ class PredictedAnchorDetector(RetinaNet):
         Args:
             cfg (CfgNode): the config.
             min_iou (float): see :func:`build_max_iou_matcher`.
+
+        Raises:
+            ValueError: if ``MODEL.RETINANET.NUM_CONVS`` is not above 0.
         """
-        ret = super().from_config(cfg)
         node = cfg.MODEL.RETINANET
+        if node.NUM_CONVS < 1:
+            raise ValueError(
+                f"MODEL.RETINANET.NUM_CONVS is {node.NUM_CONVS}; it must be above 0."
+            )
+        # First, for its errors say more than those of the matcher that Detectron2 builds.
+        matcher = build_max_iou_matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou)
+        ret = super().from_config(cfg)
         shapes = ret["backbone"].output_shape()
         return {
             **ret,
             "head": cls.HEAD(cfg, [shapes[name] for name in node.IN_FEATURES]),
-            "anchor_matcher": build_max_iou_matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou),
+            "anchor_matcher": matcher,
             "box2box_transform": BoundedBox2BoxTransform(node.BBOX_REG_WEIGHTS),
         }
 

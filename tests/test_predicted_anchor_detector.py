@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from tiny_run import finite_gradients
 
 from anchor_heads import model_zoo
 
@@ -43,10 +44,6 @@ def one_object(box, gt_class):
     instances = Instances((128, 160), gt_boxes=Boxes(torch.tensor([box])))
     instances.gt_classes = torch.tensor([gt_class])
     return instances
-
-
-def finite_gradients(model):
-    return all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("objects", [(2, 3), (0, 2), (2, 0), (0, 0)])
@@ -120,16 +117,46 @@ def test_an_anchor_of_no_size_learns_nothing(config):
     assert labels.tolist() == [[-1, 2]]  # the object takes all that it does not touch
 
 
-@pytest.mark.parametrize("min_iou,expected", [(0.0, 3), (0.01, NUM_CLASSES)])
-def test_an_object_that_no_anchor_touches_takes_none_if_asked_for(config, min_iou, expected):
+@pytest.mark.parametrize("min_iou,expected", [(0.0, [3, 3]), (0.01, [1, NUM_CLASSES])])
+def test_an_object_that_no_anchor_touches_takes_all_or_none(config, min_iou, expected):
+    """As published it takes that of the object before it too."""
     cfg = tiny_cfg(config)
     cfg.MODEL[METHODS[config]].RETINANET.MIN_IOU = min_iou
     model = build_model(cfg)
     anchors = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [20.0, 0.0, 30.0, 10.0]]])
-    objects = [one_object([50.0, 50.0, 60.0, 60.0], 3)]
+    touched, untouched = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]
+    objects = [Instances.cat([one_object(touched, 1), one_object(untouched, 3)])]
     with EventStorage():
         labels, _ = model.label_anchors(anchors, objects, torch.ones(1, 2).bool())
-    assert labels.tolist() == [[expected, expected]]
+    assert labels.tolist() == [expected]
+
+
+def test_locations_in_the_padding_of_a_batch_learn_nothing(config):
+    """Images padded to 64x64 and 128x192 in a batch of 128x256."""
+    model = build_model(tiny_cfg(config)).train()
+    model.size_divisibility = 256
+    model.backbone._size_divisibility = 256
+    with EventStorage() as storage:
+        model([image_with(2, 60, 64), image_with(1, 128, 180)])
+    latest = storage.latest()
+    used = 2 * (latest["num_pos_anchors"][0] + latest["num_neg_anchors"][0])
+    sizes = [(64, 64), (128, 192)]
+    assert used == sum(-(-h // s) * -(-w // s) for h, w in sizes for s in (8, 16, 32, 64, 128))
+
+
+@pytest.mark.parametrize(
+    "key,value,message",
+    [
+        ("RETINANET.NUM_CONVS", 0, "NUM_CONVS is 0; it must be above 0"),
+        ("RETINANET.IOU_LABELS", [0, -1, 1], r"one threshold with the labels \[0, 1\]"),
+        ("ANCHOR_GENERATOR.SIZES", [[32, 64]], "Write a list of sizes per level"),
+    ],
+)
+def test_wrong_settings_are_explained(config, key, value, message):
+    cfg = tiny_cfg(config)
+    cfg.merge_from_list([f"MODEL.{key}", value])
+    with pytest.raises(ValueError, match=message):
+        build_model(cfg)
 
 
 def test_anchors_of_no_size_make_a_step(config):

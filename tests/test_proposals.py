@@ -5,6 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
+from tiny_run import finite_gradients
 from two_stage_zoo import ZOO, image_with, zoo_cfg
 
 from anchor_heads.matching import build_max_iou_matcher
@@ -16,10 +17,6 @@ LOSSES = {
 }
 
 pytestmark = pytest.mark.parametrize("generator", LOSSES)
-
-
-def finite_gradients(model):
-    return all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -126,6 +123,25 @@ def test_boxes_shrink_by_a_bounded_factor(generator):
     box = torch.tensor([[0.0, 0.0, 1000.0, 10.0]])
     x0, _, x1, _ = rpn.box2box_transform.apply_deltas(deltas, box)[0]
     assert (x1 - x0).item() == pytest.approx(16, rel=1e-3)
+
+
+def test_weights_of_the_losses(generator):
+    def losses(**weights):
+        cfg = zoo_cfg("RPN", generator)
+        for key, weight in weights.items():
+            cfg.merge_from_list([f"MODEL.{key.replace('__', '.')}", weight])
+        torch.manual_seed(0)
+        model = build_model(cfg).train()
+        with EventStorage():
+            return model([image_with(2)])
+
+    method = "GUIDED_ANCHOR" if generator == "GuidedAnchorRPN" else "DYNAMIC_ANCHOR"
+    shape = {f"{method}__SHAPE_LOSS_WEIGHT": 3.0}
+    before, after = losses(), losses(RPN__LOSS_WEIGHT=2.0, **shape)
+    factors = {name: (after[name] / before[name]).item() for name in before if before[name] > 0}
+    expected = {"loss_anchor_shape": 3.0, "loss_rpn_cls": 2.0, "loss_rpn_loc": 2.0}
+    assert factors == pytest.approx({name: expected.get(name, 1.0) for name in factors})
+    assert {"loss_anchor_shape", "loss_rpn_cls"} <= set(factors)
 
 
 @pytest.mark.parametrize(

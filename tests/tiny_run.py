@@ -193,3 +193,8 @@ if __name__ == "__main__":
     parsed = default_argument_parser().parse_args(command_line)
     parsed.record = record
     launch(train_and_record, parsed)
+
+
+def finite_gradients(model):
+    """Whether all that is trained has a gradient, of finite numbers."""
+    return all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)

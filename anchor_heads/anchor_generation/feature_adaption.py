@@ -19,8 +19,17 @@ class FeatureAdaption(nn.Module):
             in_channels (int): channels of the feature.
             out_channels (int): channels of the result.
             offset_groups (int): parts of the channels that move independently.
+
+        Raises:
+            ValueError: if the channels cannot be divided into such parts.
         """
         super().__init__()
+        if in_channels % offset_groups:
+            raise ValueError(
+                f"The feature has {in_channels} channels, which cannot be divided into "
+                f"{offset_groups} parts of the same size. Choose MODEL.FPN.OUT_CHANNELS, or the "
+                "channels of the head's own convolutions, accordingly."
+            )
         self.conv_offset = nn.Conv2d(2, offset_groups * 2 * 9, kernel_size=1, bias=False)
         self.conv_adaption = DeformConv(in_channels, out_channels, kernel_size=3)
         nn.init.normal_(self.conv_offset.weight, std=0.1)

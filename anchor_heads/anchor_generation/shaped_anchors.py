@@ -37,7 +37,8 @@ class SquareGenerator(DefaultAnchorGenerator):
         if sides != sorted(set(sides)):
             raise ValueError(
                 f"The smallest MODEL.ANCHOR_GENERATOR.SIZES of the levels are {sides}; they must "
-                "grow from level to level, for each object to belong to one of them."
+                "grow from level to level, for each object to belong to one of them. Write a list "
+                "of sizes per level."
             )
         super().__init__(
             sizes=[[side] for side in sides], aspect_ratios=[[1.0]], strides=strides, offset=offset

@@ -59,8 +59,16 @@ class DynamicAnchoring(nn.Module):
             square_generator (SquareGenerator): generator of one square per location.
             center_radius (float): how far from an object's centre its shape is learned, in strides.
             shape_loss_weight (float): factor of the loss.
+
+        Raises:
+            ValueError: if ``center_radius`` is not above 0.
         """
         super().__init__()
+        if not center_radius > 0:
+            raise ValueError(
+                f"MODEL.DYNAMIC_ANCHOR.CENTER_RADIUS is {center_radius}; it must be above 0, or no "
+                "location learns a shape."
+            )
         self.square_generator = square_generator
         self.center_radius = center_radius
         self.shape_loss_weight = shape_loss_weight

@@ -14,14 +14,16 @@ def add_config(cfg: CfgNode) -> None:
     # Shapes learn at the locations in an object this close to its centre, in strides of the level,
     # along x and along y.
     node.CENTER_RADIUS = 2.0
+    # Factor of the loss of the shapes.
     node.SHAPE_LOSS_WEIGHT = 1.0
 
     # What the detector and the proposal generator set differently, and what one of them lacks.
     node.RETINANET = CfgNode()
     # An object takes the anchors that overlap it most, if their IoU is at least this. 0 as
-    # published: an object that no anchor touches takes every anchor that touches no object. A
-    # value above 0 mends that.
+    # published: an object that no anchor touches takes every anchor, those of objects before it
+    # too. A value above 0 mends that.
     node.RETINANET.MIN_IOU = 0.0
+    # Factor of the loss of the quality.
     node.RETINANET.QUALITY_LOSS_WEIGHT = 1.0
     # As published, the boxes learn nothing from a batch in which no location learns a shape, even
     # if anchors were matched with objects. True mends that.
@@ -31,5 +33,6 @@ def add_config(cfg: CfgNode) -> None:
     node.RETINANET.THRESH_ON_PRODUCT = False
 
     node.RPN = CfgNode()
-    # The same for objectness, with the value of Guided Anchoring's proposal generator.
+    # As RETINANET.MIN_IOU, for objectness; the value is that of Guided Anchoring's proposal
+    # generator.
     node.RPN.MIN_IOU = 0.3

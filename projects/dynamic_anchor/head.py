@@ -89,7 +89,8 @@ class DynamicAnchorRetinaNetHead(nn.Module):
             input_shape (list[ShapeSpec]): one per level, all of C channels.
             num_classes (int): K.
             num_convs (int): convolutions of the tower; the last one is deformable.
-            norm (str): norm after each of them, see :func:`detectron2.layers.get_norm`.
+            norm (str): norm after each of them, see :func:`detectron2.layers.get_norm`. All levels
+                share its parameters, and a batch norm's statistics.
             prior_prob (float): class probability that training starts from.
         """
         super().__init__()

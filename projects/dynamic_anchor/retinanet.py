@@ -14,7 +14,7 @@ from .losses import iou_loss
 
 @META_ARCH_REGISTRY.register()
 class DynamicAnchorRetinaNet(PredictedAnchorDetector):
-    """DA-RetinaNet: RetinaNet with one anchor of predicted shape per location (2021).
+    """DA-RetinaNet: RetinaNet with one anchor of predicted shape per location.
 
     A detection's score is class probability times quality. ``MODEL.RETINANET``'s box loss keys
     have no effect: the boxes' loss is the negative logarithm of their IoU.

@@ -66,16 +66,17 @@ def objects_by_center(
         dim=1,
     )
 
-    # Only these can be near the centre: B columns and B rows for each object.
-    window = torch.arange(math.ceil(2 * radius / stride) + 2, device=device)
-    first = ((centers - radius) / stride - offset).floor().long()
+    # Only these can be near the centre: B columns and B rows for each object, one of them for
+    # what rounding may do to the first.
+    window = torch.arange(math.ceil(min(2 * radius / stride, max(size))) + 2, device=device)
+    first = ((centers - radius) / stride - offset).floor().clamp(min=0).long()
     x = (first[:, :1] + window)[:, None, :]
     y = (first[:, 1:] + window)[:, :, None]
-    points = torch.stack(torch.broadcast_tensors(x, y), dim=-1).add(offset) * stride
+    points = torch.stack(torch.broadcast_tensors(x, y), dim=-1).add(offset) * stride  # (M, B, B, 2)
     inside = _distances(points, regions[:, None, None]).amin(dim=-1) > 0
     furthest = _distances(points, boxes[:, None, None]).amax(dim=-1)
     learns = inside & (furthest >= distances[0]) & (furthest <= distances[1])
-    learns &= (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    learns &= (x < width) & (y < height)
 
     rank = learns.nonzero()[:, 0]
     smallest = torch.full((height * width,), len(order), device=device)

@@ -19,7 +19,7 @@ def add_config(cfg: CfgNode) -> None:
     node.IGNORE_RATIO = 0.5
     # Location probability that training starts from.
     node.LOCATION_PRIOR_PROB = 0.01
-    # The focal loss of the location probability.
+    # The focal loss of the location probability, and its factor among the losses.
     node.LOCATION_FOCAL_ALPHA = 0.25
     node.LOCATION_FOCAL_GAMMA = 2.0
     node.LOCATION_LOSS_WEIGHT = 1.0
@@ -28,7 +28,7 @@ def add_config(cfg: CfgNode) -> None:
     # Locations drawn per image for the shape loss, and how many of them at most are positive.
     node.SHAPE_BATCH_SIZE_PER_IMAGE = 256
     node.SHAPE_POSITIVE_FRACTION = 0.5
-    # Where the smooth L1 in the shape loss becomes linear.
+    # Where the smooth L1 in the shape loss becomes linear, and the factor of that loss.
     node.SHAPE_LOSS_BETA = 0.2
     node.SHAPE_LOSS_WEIGHT = 1.0
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -45,3 +46,8 @@ def test_is_computed_in_float32_under_autocast():
 def test_names_of_the_parameters_are_the_published_ones():
     names = {name: tuple(x.shape) for name, x in FeatureAdaption(8, 6).named_parameters()}
     assert names == {"conv_offset.weight": (72, 2, 1, 1), "conv_adaption.weight": (6, 8, 3, 3)}
+
+
+def test_channels_that_cannot_be_divided_are_refused():
+    with pytest.raises(ValueError, match="has 10 channels, which cannot be divided into 4 parts"):
+        FeatureAdaption(10, 10)

@@ -88,7 +88,7 @@ def test_detections_from_the_features_on_are_the_published_ones(published, monke
     for i, result in enumerate(results):
         expected = published.tensor(f"post/img{i}/det_boxes_scores")
         torch.testing.assert_close(result.scores, expected[:, 4], **TOLERANCE)
-        torch.testing.assert_close(result.pred_boxes.tensor, expected[:, :4], rtol=1e-4, atol=2e-3)
+        torch.testing.assert_close(result.pred_boxes.tensor, expected[:, :4], **TOLERANCE)
         assert torch.equal(result.pred_classes, published.tensor(f"post/img{i}/det_labels"))
 
 

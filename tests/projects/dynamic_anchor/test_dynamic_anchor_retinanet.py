@@ -16,6 +16,9 @@ from dynamic_published import (
 )
 
 from anchor_heads.one_stage import candidates_before_nms
+from anchor_heads.projects.dynamic_anchor.anchoring import ShapeLearners
+from anchor_heads.projects.dynamic_anchor.head import Prediction
+from anchor_heads.projects.dynamic_anchor.targets import ShapeTargets
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,56 @@ def test_losses_are_the_published_ones(published, monkeypatch, case):
     for name, theirs in LOSSES.items():
         expected = published.tensor(f"{case}/loss/{theirs}")
         torch.testing.assert_close(losses[name].detach(), expected, **TOLERANCE)
+
+
+def test_gradients_of_a_batch_without_objects_are_the_published_ones(published, monkeypatch):
+    losses, leaves = losses_of(detector(monkeypatch).train(), published, "all_empty")
+    sum(losses.values()).backward()
+    for name, maps in leaves.items():
+        for x, expected in zip(maps, published.levels(f"all_empty/grad/{name}"), strict=True):
+            torch.testing.assert_close(x.grad, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "key,name",
+    [
+        ("DYNAMIC_ANCHOR__SHAPE_LOSS_WEIGHT", "loss_anchor_shape"),
+        ("DYNAMIC_ANCHOR__RETINANET__QUALITY_LOSS_WEIGHT", "loss_anchor_quality"),
+    ],
+)
+def test_weight_of_a_loss(published, monkeypatch, key, name):
+    before, _ = losses_of(detector(monkeypatch).train(), published, "crafted")
+    after, _ = losses_of(detector(monkeypatch, **{key: 3.0}).train(), published, "crafted")
+    factors = {name: (after[name] / before[name]).item() for name in before}
+    assert factors == pytest.approx({x: 3.0 if x == name else 1.0 for x in before})
+
+
+def test_number_of_shapes_is_per_image(published, monkeypatch):
+    model = detector(monkeypatch).train()
+    predictions, _ = published.predictions("crafted/in")
+    with EventStorage() as storage:
+        model.forward_training(images(), features(), predictions, published.instances())
+    learning = sum((x > 0).sum().item() for x in published.levels("crafted/quality_targets"))
+    number, _ = storage.latest()["dynamic_anchor/num_shapes"]
+    assert number == learning / 2 > 4
+
+
+def test_the_shape_loss_of_one_location_does_not_depend_on_its_centerness(monkeypatch):
+    anchoring = detector(monkeypatch).dynamic_anchoring
+    mask = torch.tensor([[False, True, False]])
+    shape = torch.tensor([[[0.0, 0.0], [0.5, -0.5], [0.0, 0.0]]])
+    losses = []
+    for centerness in (0.1, 1.0):
+        targets = ShapeTargets(
+            torch.tensor([[32.0, 64.0]]), torch.tensor([0.5]), torch.tensor([centerness])
+        )
+        learners = ShapeLearners(mask, torch.tensor([[64.0, 64.0]]), targets)
+        with EventStorage():
+            losses.append(anchoring.loss([Prediction(shape, None, None)], learners).item())
+    # exp(0.5) and exp(-0.5) squares against a half and a whole one.
+    width, height = math.exp(0.5), math.exp(-0.5)
+    iou = 0.5 * height / (width * height + 0.5 - 0.5 * height)
+    assert losses == pytest.approx([-math.log(iou)] * 2)
 
 
 def test_gradients_are_the_published_ones(published, monkeypatch):
@@ -65,7 +118,7 @@ def test_detections_of_a_batch_are_the_published_ones(published, monkeypatch, ca
     for i, result in enumerate(results):
         expected = published.tensor(f"crafted/{case}/img{i}/det_boxes_scores")
         torch.testing.assert_close(result.scores, expected[:, 4], **TOLERANCE)
-        torch.testing.assert_close(result.pred_boxes.tensor, expected[:, :4], rtol=1e-4, atol=2e-3)
+        torch.testing.assert_close(result.pred_boxes.tensor, expected[:, :4], **TOLERANCE)
         labels = published.tensor(f"crafted/{case}/img{i}/det_labels")
         assert torch.equal(result.pred_classes, labels)
 
@@ -80,9 +133,7 @@ def test_resized_detections_are_the_published_ones(published, monkeypatch):
     expected = published.tensor("crafted/post_rescale/img1/det_boxes_scores")
     nonempty = (expected[:, 2:4] > expected[:, :2]).all(dim=1)  # Detectron2 drops the others
     torch.testing.assert_close(resized.scores, expected[nonempty, 4], **TOLERANCE)
-    torch.testing.assert_close(
-        resized.pred_boxes.tensor, expected[nonempty, :4], rtol=1e-4, atol=2e-3
-    )
+    torch.testing.assert_close(resized.pred_boxes.tensor, expected[nonempty, :4], **TOLERANCE)
 
 
 def test_a_threshold_for_the_class_alone_or_for_the_score(published, monkeypatch):

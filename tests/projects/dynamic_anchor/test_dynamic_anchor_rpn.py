@@ -70,7 +70,7 @@ def test_the_loss_of_shapes_is_the_detectors(monkeypatch):
     predictions, leaves = published.predictions("crafted/in")
     cfg = published_cfg()
     cfg.MODEL.RPN.IN_FEATURES = [f"p{i}" for i in range(3, 8)]
-    shapes = {f"p{i + 3}": ShapeSpec(channels=1, stride=8 * 2**i) for i in range(5)}
+    shapes = {f"p{i + 3}": ShapeSpec(channels=4, stride=8 * 2**i) for i in range(5)}
     generator = DynamicAnchorRPN(cfg, shapes).train()
     monkeypatch.setattr(
         generator.rpn_head,

@@ -50,11 +50,11 @@ def test_anchors_and_boxes_are_the_published_ones(published, monkeypatch):
     anchors = model.dynamic_anchoring.anchors(features(), predictions)
     flat = torch.cat([x.flatten(0, 1) for x in anchors])  # levels, then images
     expected = published.tensor("crafted/flatten_anchor_preds_decode")
-    torch.testing.assert_close(flat, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(flat, expected, **TOLERANCE)
     deltas = torch.cat([x.deltas.flatten(0, 1) for x in predictions])
     boxes = model.box2box_transform.apply_deltas(deltas, flat)
     expected = published.tensor("crafted/decoded_bbox_preds")
-    torch.testing.assert_close(boxes, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(boxes, expected, **TOLERANCE)
 
 
 def test_classes_and_boxes_to_learn_are_the_published_ones(published, monkeypatch):
@@ -159,7 +159,24 @@ def test_the_rule_pair_by_pair(num_objects, offset):
     boxes = torch.cat([corner, corner + torch.randint(8, 180, (num_objects, 2)) / 4], dim=1)
     grid = torch.meshgrid(torch.arange(8.0), torch.arange(7.0), indexing="ij")
     points = (torch.stack([grid[1], grid[0]], dim=-1).view(-1, 2) + offset) * 8
-    for radius, distances in ((16.0, (-math.inf, 20.0)), (11.0, (10.0, math.inf))):
+    rules = [(16.0, (-math.inf, 20.0)), (11.0, (10.0, math.inf)), (math.inf, (0.0, 50.0))]
+    for radius, distances in rules:
         found = objects_by_center(boxes, (8, 7), 8, offset, radius, distances)
         assert torch.equal(found, by_hand(boxes, points, radius, distances))
         assert num_objects < 2 or (found >= 0).sum() > 5
+
+
+def test_a_radius_of_any_size_needs_no_more_than_the_map():
+    boxes = torch.tensor([[8.0, 8.0, 72.0, 56.0]]).tolist()
+    everywhere = objects_at(boxes, radius=1e9)
+    assert torch.equal(everywhere, objects_at(boxes, radius=math.inf))
+    found = (everywhere == 0).nonzero()
+    assert found.amin(0).tolist() == [1, 1] and found.amax(0).tolist() == [6, 8]
+
+
+@pytest.mark.parametrize("radius", [0.0, -1.0, math.nan])
+def test_a_radius_in_which_nothing_lies_is_refused(radius):
+    cfg = published_cfg()
+    cfg.MODEL.DYNAMIC_ANCHOR.CENTER_RADIUS = radius
+    with pytest.raises(ValueError, match="CENTER_RADIUS is .* must be above 0"):
+        DynamicAnchoring(cfg, STRIDES)
