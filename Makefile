@@ -15,7 +15,7 @@ REQUIREMENTS := requirements.txt requirements-detectron2.txt
 INSTALLED := .venv/installed.txt
 QUICK_START := --config-file configs/quick_start/free_anchor.yaml
 
-.PHONY: help venv quick-start test lint format wheel clean check-machine set-up
+.PHONY: help venv quick-start test lint format docs wheel clean check-machine set-up
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,12 +39,15 @@ format: | venv ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: | venv ## build the documentation into site/
+	$(PY) -W 'ignore:`torch.jit.script`:FutureWarning' -m mkdocs build --strict
+
 wheel: | venv ## build the wheel into dist/
 	rm -rf build
 	$(PY) -m pip wheel . --no-deps --no-build-isolation --wheel-dir dist
 
 clean: ## remove .venv, builds and caches; datasets/ and output/ stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The annotations of the last split: they are written after everything else.

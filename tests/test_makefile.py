@@ -94,4 +94,4 @@ def test_set_up_is_finished_when_its_record_equals_the_requirements(make, tmp_pa
 def test_help_lists_the_targets(make, tmp_path):
     (tmp_path / "bin" / "awk").symlink_to(shutil.which("awk"))
     listed = [line.split()[1] for line in make().stdout.splitlines()]
-    assert listed == "help venv quick-start test lint format wheel clean".split()
+    assert listed == "help venv quick-start test lint format docs wheel clean".split()

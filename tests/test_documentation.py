@@ -1,0 +1,244 @@
+"""The pages: what they name exists, and the site is built of them."""
+
+import argparse
+import importlib
+import itertools
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from anchor_heads import get_cfg
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "MODEL_ZOO.md",
+    ROOT / "anchor_heads/checkpoint/README.md",
+    *sorted(ROOT.glob("projects/*/README.md")),
+    *sorted(ROOT.glob("docs/*.md")),
+]
+LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
+CODE_BLOCK = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+CONFIG_FOLDERS = "|".join(path.name for path in (ROOT / "configs").iterdir() if path.is_dir())
+CONFIG = re.compile(rf"(?<![\w./])(?:configs/)?((?:{CONFIG_FOLDERS})/[\w.]*\w)")
+KEY = re.compile(
+    r"(?<![\w.])(?:MODEL|SOLVER|TEST|DATASETS|DATALOADER|INPUT)\.[A-Z0-9_.{},]*[A-Z0-9_]"
+)
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def page(request):
+    return request.param
+
+
+def code_of(page: Path) -> list[str]:
+    """The lines of code of a page, in blocks and in sentences, without comments."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [block.replace("\\\n", " ") for block in CODE_BLOCK.findall(text)]
+    lines = [line.split(" #")[0] for block in blocks for line in block.splitlines()]
+    return lines + CODE.findall(CODE_BLOCK.sub("", text))
+
+
+def commands(page: Path, *programs: str) -> list[list[str]]:
+    """The words of each command that runs one of the programs."""
+    found, lines = [], iter(code_of(page))
+    for line in lines:
+        if line.split()[:1] and line.split()[0] in programs:
+            while line.count("'") % 2:  # a value goes on in the next line
+                line += " " + next(lines)
+            found.append(shlex.split(line))
+    return found
+
+
+def flatten(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    keys = {}
+    for name, value in node.items():
+        keys[prefix + name] = value
+        if isinstance(value, CfgNode):
+            keys |= flatten(value, f"{prefix}{name}.")
+    return keys
+
+
+def test_links_lead_to_files_of_the_repository(page):
+    targets = [target for target in LINK.findall(CODE_BLOCK.sub("", page.read_text("utf-8")))]
+    missing = [x for x in targets if "://" not in x and not (page.parent / x).exists()]
+    assert missing == []
+
+
+def test_configs_exist(page, logged):
+    """Names such as "free_anchor/bag_probability" are no configs but logged in training."""
+    names = {name.removesuffix(".yaml") for line in code_of(page) for name in CONFIG.findall(line)}
+    configs = {path.relative_to(ROOT / "configs").as_posix() for path in ROOT.glob("configs/*/*")}
+    assert names <= logged | {config.removesuffix(".yaml") for config in configs}
+
+
+@pytest.fixture(scope="module")
+def logged():
+    code = "".join(path.read_text() for path in ROOT.glob("projects/*/*.py"))
+    return set(re.findall(r'put_scalar\(\s*"(.+?)"', code))
+
+
+def test_config_keys_exist(page):
+    known = flatten(get_cfg())
+    text = page.read_text(encoding="utf-8")
+    assert [key for key in KEY.findall(text) if not set(alternatives(key)) <= known.keys()] == []
+
+
+def alternatives(key: str) -> list[str]:
+    """ "A.{B,C}.D" as "A.B.D" and "A.C.D"."""
+    parts = [part.strip("{}").split(",") for part in re.findall(r"\{[^}]*\}|[^{]+", key)]
+    return ["".join(choice) for choice in itertools.product(*parts)]
+
+
+def test_make_targets_exist(page):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    words = [word for _, *words in commands(page, "make") for word in words]
+    assert [word for word in words if "=" not in word and word not in targets] == []
+
+
+def test_commands_have_the_scripts_and_options_they_name(page, options_of):
+    wrong = []
+    for words in commands(page, "python", "torchrun"):
+        script = next((word for word in words if word.endswith(".py")), None)
+        if script is None:  # python -c or -m
+            continue
+        given = {x.strip("[]") for x in words[words.index(script) :] if x.strip("[]")[:2] == "--"}
+        wrong += [(script, option) for option in given - options_of(script)]
+    assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def options_of():
+    """The options of a script of the repository, as its own argument parser knows them."""
+
+    class Parser(Exception):
+        pass
+
+    def tell(parser, *args, **kwargs):
+        raise Parser(parser)
+
+    known = {}
+
+    def options(script: str) -> set[str]:
+        if script not in known:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", [script])
+                for method in ("parse_args", "parse_intermixed_args"):
+                    patch.setattr(argparse.ArgumentParser, method, tell)
+                with pytest.raises(Parser) as raised:
+                    runpy.run_path(str(ROOT / script), run_name="__main__")
+            known[script] = set(raised.value.args[0]._option_string_actions)
+        return known[script]
+
+    return options
+
+
+def test_every_tool_is_described():
+    pages = (ROOT / "docs/tools.md").read_text() + (ROOT / "docs/contributing.md").read_text()
+    tools = [path.name for path in ROOT.glob("tools/*.py")]
+    assert [tool for tool in tools if f"tools/{tool}" not in pages] == []
+
+
+@pytest.fixture
+def in_docs(monkeypatch):
+    """Imports a module of the folder docs."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module
+
+
+def test_every_added_config_key_has_default_and_meaning_in_the_reference(in_docs):
+    reference = in_docs("config_keys").reference()
+    theirs, ours = flatten(get_detectron2_cfg()), flatten(get_cfg())
+    added = {k: v for k, v in ours.items() if k not in theirs and not isinstance(v, CfgNode)}
+    assert "MODEL.FREE_ANCHOR.BAG_SIZE" in added
+    described = {}
+    for entry in re.findall(r"((?:^`.*`\n)+): {3}(.+)", reference, re.MULTILINE):
+        described |= dict.fromkeys(
+            re.findall(r"^`(.+?)` = `(.+)`$", entry[0], re.MULTILINE), entry[1]
+        )
+    assert described.keys() == {(name, repr(value)) for name, value in added.items()}
+    assert min(map(len, described.values())) > 10
+
+
+def test_comments_above_keys(in_docs, tmp_path, monkeypatch):
+    (tmp_path / "some_config.py").write_text(
+        "def add_config(cfg):\n"
+        '    """Add ``X``. More."""\n'
+        "    node = cfg.X = CfgNode()\n"
+        "    # Of one,\n"
+        "    # in two lines.\n"
+        "    node.A = 1\n"
+        "\n"
+        "    # Of two.\n"
+        "    node.B = 2\n"
+        "    node.C = 3\n"
+        "\n"
+        "    node.D = 4\n"
+        "    # A node.\n"
+        "    node.Y = CfgNode()\n"
+        "    node.Y.E = 5\n"
+        "\n"
+        "    node.Z = node.Y.clone()\n"
+        "    node.Z.E = 6\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("some_config").add_config
+    assert in_docs("config_keys").read_comments(function) == {
+        "X": "",
+        "X.A": "Of one, in two lines.",
+        "X.B": "Of two.",
+        "X.C": "Of two.",
+        "X.D": "",
+        "X.Y": "A node.",
+        "X.Y.E": "A node.",
+        "X.Z": "",
+        "X.Z.E": "A node.",
+    }
+
+
+def test_links_fit_the_site(in_docs):
+    pytest.importorskip("mkdocs")
+    page, source = "methods/guided_anchoring.md", "projects/guided_anchoring/README.md"
+    fitting = {
+        "[FreeAnchor](../free_anchor/README.md#the-loss)": "[FreeAnchor](free_anchor.md#the-loss)",
+        "[zoo](../../MODEL_ZOO.md)": "[zoo](../model_zoo.md)",
+        "[tools](../../docs/tools.md)": "[tools](../tools.md)",
+        "![maps](../../docs/ga_location_maps.jpg)": "![maps](../ga_location_maps.jpg)",
+        "[head.py](head.py)": "`projects/guided_anchoring/head.py`",
+        "[the layers](../../anchor_heads/layers)": "the layers (`anchor_heads/layers`)",
+        "[top](#top)": "[top](#top)",
+        "[paper](https://arxiv.org/abs/1901.03278)": "[paper](https://arxiv.org/abs/1901.03278)",
+        "```\n[head.py](head.py)\n```": "```\n[head.py](head.py)\n```",
+    }
+    fit_links = in_docs("hooks").fit_links
+    assert {text: fit_links(text, page, source) for text in fitting} == fitting
+
+
+def test_links_to_nowhere_are_warned_of(in_docs, caplog):
+    pytest.importorskip("mkdocs")
+    in_docs("hooks").fit_links("[gone](gone.py)", "faq.md", "docs/faq.md")
+    assert "docs/faq.md links to gone.py" in caplog.text
+
+
+def test_site_is_built_without_warnings(tmp_path, caplog):
+    pytest.importorskip("mkdocs")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path))
+    build(config)
+    assert [x.getMessage() for x in caplog.records if x.levelname in ("WARNING", "ERROR")] == []
+    built = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    assert {"index.html", "tools.html", "methods/free_anchor.html", "model_zoo.html"} <= built
+    assert not list(tmp_path.rglob("*.py*"))
+    for path in built:
+        html = re.sub(r"<pre>.*?</pre>", "", (tmp_path / path).read_text(), flags=re.DOTALL)
+        assert "|---" not in html and "```" not in html, path
+        assert "config keys of this package -->" not in html
