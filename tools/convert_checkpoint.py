@@ -9,6 +9,8 @@ model must find its partner; if one does not, nothing is written. No code in SRC
 import argparse
 import sys
 
+import yaml
+
 from anchor_heads.checkpoint.convert_file import convert_file
 
 
@@ -33,7 +35,7 @@ def main():
     args = parse_arguments()
     try:
         print(convert_file(args.source, args.target, args.config, args.opts, args.force))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(f"convert_checkpoint.py: {error}")
 
 

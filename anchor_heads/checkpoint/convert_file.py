@@ -65,6 +65,13 @@ def _check_paths(source: str, target: str, force: bool) -> None:
     folder = os.path.dirname(os.path.abspath(target))
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"There is no folder {folder} to write to.")
+    if source.endswith(".pkl"):
+        raise ValueError(
+            f"{source} is in Detectron2's own format, to go by its name: name it in MODEL.WEIGHTS "
+            "as it is."
+        )
+    if os.path.isdir(target):
+        raise IsADirectoryError(f"{target} is a folder; add the name of a file.")
     if not os.path.exists(target):
         return
     if os.path.samefile(source, target):

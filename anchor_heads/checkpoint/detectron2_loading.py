@@ -3,14 +3,15 @@
 import logging
 from collections.abc import Iterable
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from anchor_heads.checkpoint.convert import convert, recognize, without_unread_counters
 from anchor_heads.checkpoint.read import find_weights, safe_reading
 from anchor_heads.data.coco_json import shorten
+from anchor_heads.distributed import unwrap
 
 logger = logging.getLogger(__name__)
-_detectron2_torch_load = DetectionCheckpointer._torch_load
 
 
 def extend_detection_checkpointer() -> None:
@@ -24,18 +25,20 @@ def extend_detection_checkpointer() -> None:
 
 
 def _torch_load(self: DetectionCheckpointer, file: str) -> dict:
-    with safe_reading(file):
-        loaded = _detectron2_torch_load(self, file)
-    return convert_loaded(loaded, file, self.model.state_dict())
+    with safe_reading(file), self.path_manager.open(file, "rb") as stream:
+        loaded = torch.load(stream, map_location="cpu", weights_only=True)
+    model = unwrap(self.model)
+    return convert_loaded(loaded, file, model.state_dict(), type(model).__name__)
 
 
-def convert_loaded(loaded, file: str, model: Iterable[str]):
+def convert_loaded(loaded, file: str, model: Iterable[str], meta_architecture: str):
     """Convert the contents of a file if they are of a known format.
 
     Args:
         loaded: what ``torch.load`` returned.
         file (str): path of the file, for messages.
         model (Iterable[str]): names in the model that the weights are for.
+        meta_architecture (str): name of its class.
 
     Returns:
         dict with the entry "model", or ``loaded`` itself. Keys that are not known are left as
@@ -46,6 +49,9 @@ def convert_loaded(loaded, file: str, model: Iterable[str]):
             that is known.
     """
     checkpoint = find_weights(loaded)
+    names = set(model)
+    if checkpoint and not names.isdisjoint(checkpoint.weights):
+        return loaded  # a network that has these very names
     format = recognize(checkpoint.weights, checkpoint.version) if checkpoint else None
     if format is None:
         if isinstance(loaded, dict) and "state_dict" in loaded and "model" not in loaded:
@@ -53,8 +59,13 @@ def convert_loaded(loaded, file: str, model: Iterable[str]):
         return loaded
     converted = convert(checkpoint.weights, format)
     logger.info(f"Converting {file}: {format}. {format.note}".rstrip())
+    if format.meta_architecture not in ("", meta_architecture):
+        logger.warning(
+            f"{file} has weights of {format}, whose MODEL.META_ARCHITECTURE is "
+            f"{format.meta_architecture}, not {meta_architecture}: only what both have is used."
+        )
     unknown = {key: checkpoint.weights[key] for key in converted.unknown}
-    return {"model": without_unread_counters(converted.weights, model) | unknown}
+    return {"model": without_unread_counters(converted.weights, names) | unknown}
 
 
 def unknown_weights(file: str, keys: Iterable[str]) -> str:

@@ -1,5 +1,7 @@
 """Reading checkpoint files of any framework, without running code from them."""
 
+import datetime
+import pathlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +18,20 @@ ENTRIES = ("state_dict", "model")
 
 
 def _allowed() -> list:
-    """What may be in a file besides tensors and what PyTorch itself allows: numbers of numpy.
+    """What may be in a file besides tensors and what PyTorch itself allows.
 
-    They are found where training states are, such as learning rates.
+    Numbers of numpy are found where training states are, such as learning rates; times and paths
+    in what files say of themselves.
     """
     functions = {
         "scalar": np.float64(0).__reduce__()[0],
         "_reconstruct": np.empty(0).__reduce__()[0],
     }
     return [
+        datetime.datetime,
+        datetime.timedelta,
+        pathlib.PosixPath,
+        pathlib.WindowsPath,
         np.ndarray,
         np.dtype,
         *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
@@ -35,6 +42,8 @@ def _allowed() -> list:
 
 
 ALLOWED = _allowed()
+# What configs of mmdetection have since 2.0.
+SECOND_CONFIG = re.compile(r"\b(approx_anchor_generator|anchor_generator|bbox_coder|roi_head)\b")
 
 
 class Checkpoint(NamedTuple):
@@ -65,9 +74,13 @@ def safe_reading(file: str) -> Iterator[None]:
             raise ValueError(
                 f"{file} asks for {refused[1]}, which is neither part of a tensor nor among what "
                 "anchor_heads/checkpoint/read.py allows. Loading it could run code, so nothing "
-                "was loaded."
+                "was loaded. If you trust the file, save its weights alone, where its framework is "
+                'installed: torch.save({"state_dict": torch.load(FILE, '
+                'weights_only=False)["state_dict"]}, NEW_FILE).'
             ) from None
-        raise ValueError(f"{file} is not complete, or is no PyTorch checkpoint.") from error
+        raise ValueError(
+            f"{file} is not complete, or is no PyTorch checkpoint: {error or type(error).__name__}"
+        ) from error
 
 
 def read_checkpoint(file: str) -> Checkpoint:
@@ -107,10 +120,13 @@ def find_weights(loaded) -> Checkpoint | None:
         weights = {key.removeprefix("module."): x for key, x in weights.items()}
     meta = loaded.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    return Checkpoint(weights, str(meta.get("mmdet_version", "")), _stride(meta.get("config")))
+    config = str(meta.get("config"))
+    # Some files of 2.x were trained with its code before it was released, and say 1.x.
+    version = "2" if SECOND_CONFIG.search(config) else str(meta.get("mmdet_version", ""))
+    return Checkpoint(weights, version, _stride(config))
 
 
-def _stride(config) -> bool | None:
+def _stride(config: str) -> bool | None:
     """From the text of mmdetection's config: style "caffe" has the stride in the 1x1."""
-    styles = set(re.findall(r"style\W+(caffe|pytorch)", str(config)))
+    styles = set(re.findall(r"style\W+(caffe|pytorch)", config))
     return styles == {"caffe"} if len(styles) == 1 else None

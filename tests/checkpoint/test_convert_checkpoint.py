@@ -25,10 +25,14 @@ def convert(*arguments):
 
 def refusal(folder, *arguments):
     """What the tool says when it refuses; it must leave no other file behind."""
-    files = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def files():
+        return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+    before = files()
     with pytest.raises(SystemExit) as refused:
         convert(*arguments)
-    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+    assert files() == before
     return refused.value.code
 
 
@@ -133,6 +137,13 @@ def test_paths(tmp_path, files):
     assert "must end with .pth" in refusal(tmp_path, source, tmp_path / "x.pkl", *options)
     folder = tmp_path / "no/folder"
     assert f"no folder {folder}" in refusal(tmp_path, source, folder / "x.pth", *options)
+    (tmp_path / "folder.pth").mkdir()
+    said = refusal(tmp_path, source, tmp_path / "folder.pth", *options, "--force")
+    assert "folder.pth is a folder; add the name of a file" in said
+    (tmp_path / "detectron2.pkl").touch()
+    assert "name it in MODEL.WEIGHTS" in refusal(
+        tmp_path, tmp_path / "detectron2.pkl", target, *options
+    )
     assert "is the file to be converted" in refusal(tmp_path, source, source, *options, "--force")
     target.write_text("precious")
     assert f"{target} exists. To overwrite it, add --force" in refusal(

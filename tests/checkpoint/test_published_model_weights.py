@@ -26,12 +26,13 @@ LEFT_ALONE = {
     "another detector": {"backbone.body.conv1.weight": CONV, "rpn.head.conv.weight": CONV},
     "a part of a ResNet": {"conv1.weight": CONV, "layer1.0.conv1.weight": CONV},
     "no weights": [1, 2],
+    "both entries": {"model": OURS, "state_dict": {"rpn_head.conv_loc.weight": CONV}},
 }
 
 
 @pytest.mark.parametrize("loaded", LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_other_files_stay_as_detectron2_reads_them(loaded):
-    assert convert_loaded(loaded, "model.pth", model=OURS) is loaded
+    assert convert_loaded(loaded, "model.pth", OURS, "RetinaNet") is loaded
 
 
 def small_model(method="ga_retinanet"):
@@ -59,6 +60,25 @@ def test_detectron2_files_load_as_ever(tmp_path, caplog):
         assert model.head.conv_loc.bias == 8
         DetectionCheckpointer(model).load(f"{tmp_path / 'other.pth'}?matching_heuristics=True")
     assert not [x for x in caplog.records if x.name == LOGGER]
+
+
+def test_a_network_that_has_the_names_of_the_file_itself_gets_them_as_they_are(tmp_path, caplog):
+    """A ResNet of torchvision's, saved and loaded by Detectron2's checkpointer."""
+    source, model = (resnet(width=1, stride_in_1x1=False) for _ in range(2))
+    DetectionCheckpointer(source, str(tmp_path)).save("model")
+    with caplog.at_level(logging.INFO):
+        DetectionCheckpointer(model).load(str(tmp_path / "model.pth"))
+    for name, x in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], x)
+    assert not [x for x in caplog.records if x.name == LOGGER or x.levelno >= logging.WARNING]
+
+
+def test_weights_of_another_model_come_with_a_warning(tmp_path, caplog):
+    source = small_source("ga_retinanet")
+    path = write_published(tmp_path / "x.pth", "ga_retinanet", source.state_dict())
+    DetectionCheckpointer(small_model("da_retinanet")).load(path)
+    (warning,) = (x.getMessage() for x in caplog.records if x.name == LOGGER)
+    assert "META_ARCHITECTURE is GuidedAnchorRetinaNet, not DynamicAnchorRetinaNet" in warning
 
 
 def test_default_predictor_converts_with_one_line(tmp_path, caplog):

@@ -1,6 +1,8 @@
 import argparse
+import datetime
 import io
 import os
+import pathlib
 import pickle
 from collections import OrderedDict
 
@@ -78,6 +80,34 @@ def test_code_is_not_run(tmp_path, form, function, name):
     assert not made.exists()
     torch.load(path, weights_only=False)
     assert made.exists()
+
+
+def test_code_is_not_run_where_the_user_lets_torch_run_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    made = tmp_path / "made"
+    path = write(tmp_path / "x.pth", {"model": WEIGHTS, "meta": Run(os.mkdir, str(made))})
+    with pytest.raises(ValueError, match="posix.mkdir"):
+        DetectionCheckpointer(torch.nn.Linear(2, 2)).load(path)
+    assert not made.exists()
+
+
+def test_times_and_paths_are_allowed(tmp_path):
+    meta = {"time": datetime.datetime(2020, 2, 19), "path": pathlib.PosixPath("work_dirs/x")}
+    path = write(tmp_path / "x.pth", {"state_dict": WEIGHTS, "meta": meta})
+    assert len(read_checkpoint(path).weights) == 2
+
+
+@pytest.mark.parametrize(
+    "config, version",
+    [
+        ("rpn_head=dict(type='GARPNHead', approx_anchor_generator=dict())", "2"),
+        ("bbox_head=dict(type='GARetinaHead', octave_base_scale=4)", "1.0rc1+8c0a6d1"),
+    ],
+)
+def test_a_config_of_2_counts_more_than_a_version_of_1(tmp_path, config, version):
+    meta = {"mmdet_version": "1.0rc1+8c0a6d1", "config": config}
+    path = write(tmp_path / "x.pth", {"state_dict": WEIGHTS, "meta": meta})
+    assert read_checkpoint(path).version == version
 
 
 def test_another_class_is_named(tmp_path):
