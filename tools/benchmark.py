@@ -1,25 +1,32 @@
-"""Inference time of a model, and of its parts, beside that of others.
+"""Time and memory of a model, and of its parts, beside those of others.
 
     python tools/benchmark.py --output times.json
-    python tools/benchmark.py --config-file guided_anchoring/ga_rpn_R_50_FPN_1x \
+    python tools/benchmark.py --config-file guided_anchoring/ga_rpn_R_50_FPN_1x \\
         --baseline baselines/rpn_R_50_FPN_1x
-    python tools/benchmark.py --config-file dynamic_anchor/da_retinanet_R_50_FPN_1x --kept 0.1 \
+    python tools/benchmark.py --config-file dynamic_anchor/da_retinanet_R_50_FPN_1x --kept 0.1 \\
         --baseline baselines/retinanet_R_50_FPN_1x guided_anchoring/ga_retinanet_R_50_FPN_1x
+    python tools/benchmark.py --training --config-file free_anchor/free_anchor_R_50_FPN_1x
 
-What is timed, and how random weights and location maps are made to stand for trained ones, is said
-in anchor_heads/benchmark.py. Close all other programs first.
+Without --training the models detect. What the parts are, and how random weights, location maps and
+objects are made to stand for real ones, is said in anchor_heads/benchmark/__init__.py; what memory
+is, in anchor_heads/benchmark/memory.py. Close all other programs first.
 """
 
 import argparse
 import json
-from pathlib import Path
+import os
+import shlex
+import sys
 
 import torch
 
-from anchor_heads.benchmark import build_timed_model, compare, environment, make_image, table
+from anchor_heads.benchmark.compare import compare
+from anchor_heads.benchmark.report import describe, environment
+from anchor_heads.benchmark.workload import Workload
+from anchor_heads.comparison.run import model_names
 from anchor_heads.engine import load_config
 
-# Sparse and dense path may differ by this much, see anchor_heads/benchmark.py.
+# Judging the wanted locations and judging all may differ by this much.
 TOLERANCE = 1e-5
 
 
@@ -45,6 +52,14 @@ def parse_arguments():
         default=[0.02, 0.1, 0.5],
         help="shares of the locations where anchors are wanted (default: 0.02 0.1 0.5)",
     )
+    parser.add_argument("--training", action="store_true", help="learn from an image")
+    parser.add_argument(
+        "--objects",
+        type=count,
+        nargs="+",
+        default=[10, 100, 500],
+        help="how many there are in it (default: 10 100 500)",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
@@ -52,7 +67,8 @@ def parse_arguments():
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
-        help="config keys and values in turn, for all models; not right after --kept or --baseline",
+        help="config keys and values in turn, for all models; not right after --kept, --objects or "
+        "--baseline",
     )
     args = parser.parse_args()
     if args.baseline_weights and len(args.baseline_weights) != len(args.baseline):
@@ -67,36 +83,48 @@ def share(text):
     return value
 
 
-def build(args, config_file, weights, image):
-    cfg = load_config(argparse.Namespace(config_file=config_file, opts=args.opts))
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = args.device, weights
-    return build_timed_model(cfg, image)
+def count(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of objects")
+    return value
+
+
+def load_configs(args):
+    """The configs of all models, by short names."""
+    files = [args.config_file, *args.baseline]
+    weights = [args.weights, *(args.baseline_weights or [""] * len(args.baseline))]
+    cfgs = [load_config(argparse.Namespace(config_file=x, opts=args.opts)) for x in files]
+    for cfg, file in zip(cfgs, weights, strict=True):
+        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = args.device, file
+    return dict(zip(model_names(files), cfgs, strict=True))
 
 
 def main():
     args = parse_arguments()
     torch.set_num_threads(args.threads)
-    image = make_image(*args.image_size)
-    configs = [args.config_file, *args.baseline]
-    weights = [args.weights, *(args.baseline_weights or [""] * len(args.baseline))]
-    models = {
-        config: build(args, config, weight, image)
-        for config, weight in zip(configs, weights, strict=True)
-    }
-    runs = compare(models, image, args.kept, args.repeats)
+    size = tuple(args.image_size)
+    if args.training:
+        workloads = [Workload(size, num_objects=x) for x in args.objects]
+    else:
+        workloads = [Workload(size, kept=x) for x in args.kept]
+    runs = compare(load_configs(args), workloads, args.repeats)
 
-    report = {"arguments": vars(args), **environment(torch.device(args.device)), "runs": runs}
-    height, width = args.image_size
-    print(
-        f"{args.config_file} beside {', '.join(args.baseline)}: one image of {height}x{width}, "
-        f"{args.repeats} turns, {report['device']}, {report['threads']} threads of "
-        f"{report['cpu']}, torch {report['torch']}, {report['date']}.\n\n{table(runs)}"
-    )
+    report = {
+        "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]),
+        "arguments": vars(args),
+        **environment(torch.device(args.device)),
+        "runs": runs,
+    }
+    print(describe(report))
     if args.output:
-        Path(args.output).write_text(json.dumps(report, indent=1) + "\n")
-    difference = max(run.get("largest_difference", 0) for run in runs)
+        os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+        with open(args.output, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
+    differences = [x for run in runs for x in run.get("largest_difference", {}).values()]
+    difference = max(differences, default=0)
     if difference > TOLERANCE:
-        raise SystemExit(f"The sparse and the dense path differ by {difference:.1e}.")
+        raise SystemExit(f"Judging some locations and judging all differ by {difference:.1e}.")
 
 
 if __name__ == "__main__":
