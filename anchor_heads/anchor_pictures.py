@@ -51,7 +51,11 @@ class Panel(NamedTuple):
 
 @torch.no_grad()
 def picture_of_anchors(
-    predictor, image: np.ndarray, metadata, annotations: list[dict] | None = None
+    predictor,
+    image: np.ndarray,
+    metadata,
+    annotations: list[dict] | None = None,
+    score_threshold: float = SCORE_THRESHOLD,
 ) -> np.ndarray:
     """Location maps, anchors and detections of an image, as panels of one picture.
 
@@ -61,6 +65,7 @@ def picture_of_anchors(
         metadata (Metadata): of a data set; its "thing_classes" name the classes.
         annotations (list[dict] or None): the objects in Detectron2's format, in the frame of the
             image; crowds are left out. If None, the model's own detections stand in for them.
+        score_threshold (float): detections with a lower score are left out.
 
     Raises:
         TypeError, ValueError: see :func:`inspect_anchors`.
@@ -74,13 +79,13 @@ def picture_of_anchors(
     found = output["instances" if "instances" in output else "proposals"].to("cpu")
 
     if annotations is None:
-        objects, source = stand_in_objects(found, input_size)
+        objects, source = stand_in_objects(found, input_size, score_threshold)
     else:
         objects = annotated_objects(annotations, resize, input_size)
         source = _counted(len(objects), "annotated object")
     inspected = inspect_anchors(predictor.model, tensor, objects)
     panel = T.ResizeTransform(*image.shape[:2], height, width).apply_image(image)
-    return anchor_panels(panel, inspected, objects, source, found, metadata)
+    return anchor_panels(panel, inspected, objects, source, found, metadata, score_threshold)
 
 
 def annotated_objects(annotations: list[dict], transform, image_size: tuple[int, int]) -> Instances:
@@ -104,12 +109,15 @@ def annotated_objects(annotations: list[dict], transform, image_size: tuple[int,
     return objects[objects.gt_boxes.nonempty()]
 
 
-def stand_in_objects(found: Instances, image_size: tuple[int, int]) -> tuple[Instances, str]:
+def stand_in_objects(
+    found: Instances, image_size: tuple[int, int], score_threshold: float = SCORE_THRESHOLD
+) -> tuple[Instances, str]:
     """What the model found, in place of objects that nobody has annotated.
 
     Args:
         found (Instances): detections or proposals.
         image_size (tuple[int, int]): height and width of the network's input.
+        score_threshold (float): detections with a lower score are left out.
 
     Returns:
         Instances: with "gt_boxes" and "gt_classes", in the frame of the network's input.
@@ -120,7 +128,7 @@ def stand_in_objects(found: Instances, image_size: tuple[int, int]) -> tuple[Ins
         boxes, classes = found.proposal_boxes[best], torch.zeros_like(best)
         source = f"best {_counted(len(best), 'proposal')}, for lack of annotated objects"
     else:
-        found = found[found.scores >= SCORE_THRESHOLD]
+        found = found[found.scores >= score_threshold]
         boxes, classes = found.pred_boxes.clone(), found.pred_classes
         source = f"{_counted(len(found), 'detection')}, for lack of annotated objects"
     height, width = found.image_size
@@ -135,6 +143,7 @@ def anchor_panels(
     source: str,
     found: Instances,
     metadata,
+    score_threshold: float = SCORE_THRESHOLD,
 ) -> np.ndarray:
     """The panels of :func:`picture_of_anchors`.
 
@@ -145,6 +154,7 @@ def anchor_panels(
         source (str): what the objects are.
         found (Instances): detections or proposals, in the frame of ``image``.
         metadata (Metadata): its "thing_classes" name the classes.
+        score_threshold (float): detections with a lower score are left out.
     """
     highest = max((float(x.probability.max()) for x in inspected.location_maps), default=0.0)
     panels = [
@@ -163,7 +173,10 @@ def anchor_panels(
         )
     )
     panels.append(
-        Panel(paint_detections(image, found, metadata, scale=1.0), _describe_found(found))
+        Panel(
+            paint_detections(image, found, metadata, score_threshold, scale=1.0),
+            _describe_found(found, score_threshold),
+        )
     )
     texts = [wrapped(panel.caption, image.shape[1]) for panel in panels]
     lines = max(map(len, texts)) + 1
@@ -266,11 +279,11 @@ def _describe_map(location_map: LocationMap) -> str:
     )
 
 
-def _describe_found(found: Instances) -> str:
+def _describe_found(found: Instances, score_threshold: float) -> str:
     if found.has("proposal_boxes"):
         return f"Best {min(len(found), MAX_PROPOSALS)} of {_counted(len(found), 'proposal')}"
-    shown = int((found.scores >= SCORE_THRESHOLD).sum())
-    return f"{_counted(shown, 'detection')} with a score from {SCORE_THRESHOLD:.0%} on"
+    shown = int((found.scores >= score_threshold).sum())
+    return f"{_counted(shown, 'detection')} with a score from {score_threshold:.0%} on"
 
 
 def _captioned(panel: Panel, text: list[str], lines: int) -> np.ndarray:

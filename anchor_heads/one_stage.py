@@ -89,9 +89,7 @@ class PredictedAnchorDetector(RetinaNet):
         """
         node = cfg.MODEL.RETINANET
         if node.NUM_CONVS < 1:
-            raise ValueError(
-                f"MODEL.RETINANET.NUM_CONVS is {node.NUM_CONVS}; it must be above 0."
-            )
+            raise ValueError(f"MODEL.RETINANET.NUM_CONVS is {node.NUM_CONVS}; it must be above 0.")
         # First, for its errors say more than those of the matcher that Detectron2 builds.
         matcher = build_max_iou_matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou)
         ret = super().from_config(cfg)

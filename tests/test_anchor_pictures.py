@@ -117,6 +117,7 @@ def test_detections_stand_in_for_objects_from_their_score_on():
     assert objects.gt_classes.tolist() == [1, 0] and objects.image_size == (50, 400)
     assert source == "2 detections, for lack of annotated objects"
     assert found.pred_boxes.tensor[0].tolist() == [10, 20, 40, 60]
+    assert len(stand_in_objects(found, (50, 400), score_threshold=0.4)[0]) == 3
 
 
 def test_the_best_proposals_stand_in_for_objects():
@@ -170,6 +171,11 @@ def test_panels_with_their_captions(monkeypatch):
         image(), inspected([], []), objects, "1 annotated object", found, METADATA
     )
     assert without.shape[1] // 320 == 2 and without.shape[0] < 200
+
+    captions.clear()
+    lower = anchor_panels(image(), inspected([], []), objects, "", found, METADATA, 0.3)
+    assert captions[-1] == "1 detection with a score from 30% on"
+    assert (lower != anchor_panels(image(), inspected([], []), objects, "", found, METADATA)).any()
 
 
 MODELS = {

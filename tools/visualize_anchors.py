@@ -22,6 +22,7 @@ from anchor_heads.anchor_inspection import anchor_source
 from anchor_heads.anchor_pictures import picture_of_anchors
 from anchor_heads.data.image_records import ImageRecords
 from anchor_heads.engine import load_config, split_overrides
+from anchor_heads.visualization import SCORE_THRESHOLD
 
 
 def parse_arguments():
@@ -31,6 +32,12 @@ def parse_arguments():
     parser.add_argument("config_file", metavar="CONFIG", help="path or name of a config")
     parser.add_argument("--weights", required=True, help="checkpoint of the model")
     parser.add_argument("--output-dir", default="output/anchors", help="(default: %(default)s)")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=SCORE_THRESHOLD,
+        help="detections with a lower score are left out (default: %(default)s)",
+    )
     parser.add_argument(
         "images",
         metavar="IMAGE",
@@ -76,7 +83,7 @@ def main():
         except (OSError, SyntaxError) as error:  # the latter from broken PNG files
             raise OSError(f"Cannot read the image {image_file}: {error}") from None
         annotations = (records.find(image_file) or {}).get("annotations")
-        picture = picture_of_anchors(predictor, image, metadata, annotations)
+        picture = picture_of_anchors(predictor, image, metadata, annotations, args.score_threshold)
         if not cv2.imwrite(output, picture):
             raise OSError(f"Cannot write {output}")
         print(f"Wrote {output}")
