@@ -141,6 +141,15 @@ GA_FASTER_RCNN_1X = replace(
     "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO 2.",
 )
 
+# It has no proposal generator; with one of another kind its keys are left over.
+GA_FAST_RCNN_1X = replace(
+    GA_FASTER_RCNN_1X,
+    model="GA-Fast R-CNN",
+    marks=(r"bbox_head\.fc_cls\.weight", r"bbox_head\.shared_fcs\.1\.weight"),
+    names=BACKBONE | fpn_names(2) | box_head_names(r"bbox_head\."),
+    proposal_generator="PrecomputedProposals",
+)
+
 # The first that fits is taken.
 FORMATS = (
     GA_FASTER_RCNN,
@@ -150,4 +159,5 @@ FORMATS = (
     GA_RETINANET_1X,
     GA_RETINANET,
     DA_RETINANET,
+    GA_FAST_RCNN_1X,
 )

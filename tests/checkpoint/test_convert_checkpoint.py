@@ -123,6 +123,26 @@ def test_another_number_of_classes_is_found(tmp_path, capsys):
     assert "Use it with MODEL.ROI_HEADS.NUM_CLASSES 20\n" in said
 
 
+def test_ga_fast_rcnn_of_mmdetection_1(tmp_path, capsys):
+    """GA-Faster R-CNN without the proposal generator; with the background, the first class."""
+    weights = {
+        key.replace("roi_head.bbox_head.", "bbox_head."): x
+        for key, x in weightless("ga_faster_rcnn").items()
+        if not key.startswith("rpn_head.")
+    }
+    weights["bbox_head.fc_reg.weight"] = torch.zeros(()).expand(324, 1024)
+    weights["bbox_head.fc_reg.bias"] = torch.zeros(()).expand(324)
+    source = write_published(tmp_path / "x.pth", "ga_faster_rcnn", weights)
+    convert(source, tmp_path / "converted.pth")
+    said = capsys.readouterr().out
+    assert "GA-Fast R-CNN of mmdetection 1.x" in said
+    assert "fill all of the model of guided_anchoring/ga_fast_rcnn_R_50_FPN_1x.yaml" in said
+
+    plain = weights | {"rpn_head.rpn_conv.weight": torch.zeros(256, 256, 3, 3)}
+    source = write_published(tmp_path / "plain.pth", "ga_faster_rcnn", plain)
+    assert "rpn_head.rpn_conv.weight" in refusal(tmp_path, source, tmp_path / "y.pth")
+
+
 def test_no_shipped_config_fits(tmp_path, files):
     said = refusal(tmp_path, files[0], files[2])
     assert "these weights fit no shipped model" in said
