@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
-from test_tools import write_model
-from tiny_run import REPOSITORY
+from tiny_run import REPOSITORY, write_model
 
 from anchor_heads.prediction import sources
 

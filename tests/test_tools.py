@@ -4,25 +4,7 @@ import sys
 
 import cv2
 import pytest
-import torch
-from detectron2.modeling import build_model
-from tiny_run import REPOSITORY, finish, start, write_config, write_data_set
-
-from anchor_heads import get_cfg
-
-
-def write_model(folder, *args) -> str:
-    """Write a data set, the config of a model, and its weights as initialised.
-
-    Returns:
-        str: path of the config; the weights are "model.pth" beside it.
-    """
-    write_data_set(folder)
-    config = write_config(folder, *args)
-    cfg = get_cfg()
-    cfg.merge_from_file(config)
-    torch.save({"model": build_model(cfg).state_dict()}, folder / "model.pth")
-    return config
+from tiny_run import REPOSITORY, finish, start, write_model
 
 
 def test_show_detections_draws_pairs_of_images(tmp_path):

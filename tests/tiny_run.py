@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 from detectron2.engine import HookBase, default_argument_parser
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from anchor_heads import get_cfg
@@ -89,6 +90,20 @@ def write_config(folder: Path, meta_architecture: str = "FreeAnchorRetinaNet", o
     path = folder / "config.yaml"
     path.write_text(cfg.dump())
     return str(path)
+
+
+def write_model(folder, *args) -> str:
+    """Write a data set, the config of a model, and its weights as initialised.
+
+    Returns:
+        str: path of the config; the weights are "model.pth" beside it.
+    """
+    write_data_set(folder)
+    config = write_config(folder, *args)
+    cfg = get_cfg()
+    cfg.merge_from_file(config)
+    torch.save({"model": build_model(cfg).state_dict()}, folder / "model.pth")
+    return config
 
 
 def arguments(config_file: str, *overrides, flags: tuple[str, ...] = ()):
