@@ -133,3 +133,28 @@ def test_what_to_read_and_to_make_must_be_said(model, monkeypatch, capsys):
     assert "name at least one INPUT" in capsys.readouterr().err
     assert predict(monkeypatch, *arguments, folder / "0.png") == 2
     assert "--output FOLDER, --json FILE or --show" in capsys.readouterr().err
+
+
+def test_what_is_read_is_never_replaced(tmp_path, monkeypatch, capsys):
+    config = write_model(tmp_path)
+    image, weights = tmp_path / "0.png", tmp_path / "model.pth"
+    before = {path: path.read_bytes() for path in (image, weights)}
+    options = ["--config-file", config, "--weights", weights, image, "--force", "--json"]
+    for target in (image, weights):
+        with pytest.raises(ValueError, match=f"{target} would be replaced"):
+            predict(monkeypatch, *options, target)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="add the name of a file"):
+        predict(monkeypatch, *options, tmp_path / "folder")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_an_image_that_cannot_be_resized_is_named_and_passed_over(tmp_path, monkeypatch, capsys):
+    config = write_model(tmp_path)
+    cv2.imwrite(str(tmp_path / "strip.png"), np.zeros((1, 9000, 3), np.uint8))
+    options = ["--config-file", config, "--weights", tmp_path / "model.pth"]
+    images = [tmp_path / "strip.png", tmp_path / "0.png"]
+    assert predict(monkeypatch, *options, *images, "--json", tmp_path / "found.json") == 1
+    said = capsys.readouterr()
+    assert f"Cannot use {tmp_path / 'strip.png'}, of 1x9000 pixels" in said.err
+    assert "Predicted 1 images" in said.out and "1 of 2 inputs could not be read" in said.out

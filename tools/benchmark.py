@@ -44,7 +44,9 @@ def parse_arguments():
     )
     parser.add_argument("--weights", default="", help="of the model (default: random)")
     parser.add_argument("--baseline-weights", nargs="+", help="of each of them (default: random)")
-    parser.add_argument("--image-size", type=int, nargs=2, default=[800, 1216], metavar=("H", "W"))
+    parser.add_argument(
+        "--image-size", type=positive, nargs=2, default=[800, 1216], metavar=("H", "W")
+    )
     parser.add_argument(
         "--kept",
         type=share,
@@ -60,8 +62,8 @@ def parse_arguments():
         default=[10, 100, 500],
         help="how many there are in it (default: 10 100 500)",
     )
-    parser.add_argument("--repeats", type=int, default=5, help="turns (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
     parser.add_argument("--output", help="JSON file for the results, with the times of each turn")
     parser.add_argument(
@@ -80,6 +82,13 @@ def share(text):
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no share: it must be in (0, 1]")
+    return value
+
+
+def positive(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
     return value
 
 

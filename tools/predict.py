@@ -104,11 +104,15 @@ def choose_sources(args):
     return list(ids), annotations, ids
 
 
-def check_replaced(args, pictures: list[str]):
+def check_replaced(args, inputs: list[str], pictures: list[str]):
     """Raise an error if a file would be replaced that the user wants to keep."""
     files = [*pictures, args.json] if args.json else pictures
-    if args.annotations and os.path.realpath(args.annotations) in map(os.path.realpath, files):
-        raise ValueError(f"{args.annotations} would be replaced: write to another place")
+    written = set(map(os.path.realpath, files))
+    for read in filter(None, [args.annotations, args.weights, *inputs]):
+        if os.path.realpath(read) in written:
+            raise ValueError(f"{read} would be replaced: write to another place")
+    if args.json and os.path.isdir(args.json):
+        raise IsADirectoryError(f"{args.json} is a folder: add the name of a file")
     existing = [file for file in files if os.path.exists(file)]
     if existing and not args.force:
         raise FileExistsError(
@@ -143,7 +147,7 @@ def main() -> int:
     register_coco_format(cfg)
     sources, annotations, ids = choose_sources(args)
     pictures = output_files(sources, args.output) if args.output else {}
-    check_replaced(args, list(pictures.values()))
+    check_replaced(args, [source.label for source in sources], list(pictures.values()))
 
     predictor = load_predictor(cfg, args.weights)
     data_set = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else Metadata()

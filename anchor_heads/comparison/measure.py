@@ -9,7 +9,6 @@ Shape shorthand in this module:
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from time import perf_counter
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -173,9 +172,9 @@ def _watched(model) -> Iterator[SimpleNamespace]:
     seen = SimpleNamespace(proposals=None)
 
     def watch_head(module, arguments, output):
-        start = perf_counter()
+        start = timer()
         (seen.features,), seen.predictions = arguments, deepcopy(output)
-        seen.seconds = perf_counter() - start
+        seen.seconds = timer() - start
 
     def watch_proposals(module, arguments, output):
         (proposals,), _ = output

@@ -1,7 +1,7 @@
 """A comparison from beginning to end, which can be stopped and gone on with."""
 
+import itertools
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,11 +92,11 @@ def model_names(config_files: Sequence[str]) -> list[str]:
     A config is called by its file, one of a training run, which is called config.yaml, by its
     folder. Further models of the same name are numbered.
     """
-    names, seen = [], Counter()
+    names = []
     for path in map(Path, config_files):
         name = path.absolute().parent.name if path.stem == "config" else path.stem
-        seen[name] += 1
-        names.append(f"{name}_{seen[name]}" if seen[name] > 1 else name)
+        numbered = (f"{name}_{i}" for i in itertools.count(2))
+        names.append(next(x for x in itertools.chain([name], numbered) if x not in names))
     return names
 
 

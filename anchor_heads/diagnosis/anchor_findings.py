@@ -94,7 +94,7 @@ def objects_without_location(case: Case) -> Finding | None:
         "objects",
         "have no location inside them, near their centre and on a level of their size: nothing "
         "learns their shape",
-        lambda: reach_more(case, found, sizes=False),
+        lambda: reach_more(case, found),
     )
 
 

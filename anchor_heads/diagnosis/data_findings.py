@@ -42,10 +42,12 @@ def rare_classes(case: Case) -> Finding | None:
     """Classes with a few boxes."""
     boxes = case.data.boxes_per_class
     rare = (boxes > 0) & (boxes < FEW_BOXES)
+    meaning = f"have fewer than {FEW_BOXES} boxes: hardly learned"
+    if rare.all():
+        return _classes(case, rare, meaning, Suggestion({"DATASETS.TRAIN": None}, "Add images."))
     changes = {"DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"}
     if rare.any():
         changes["DATALOADER.REPEAT_THRESHOLD"] = _repeat_threshold(case, rare)
-    meaning = f"have fewer than {FEW_BOXES} boxes: hardly learned"
     return _classes(case, rare, meaning, Suggestion(changes))
 
 

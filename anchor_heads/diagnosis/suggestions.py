@@ -36,24 +36,19 @@ MAX_NEW_ASPECT_RATIOS = 4
 
 
 def reach_more(
-    case: Case,
-    found: np.ndarray,
-    *,
-    sizes: bool = True,
-    enlargements: Sequence[float] = ENLARGEMENTS,
+    case: Case, found: np.ndarray, *, enlargements: Sequence[float] = ENLARGEMENTS
 ) -> Suggestion:
     """Anchor sizes or an input size, or both, that reach most of some unreached objects, and more
     of all objects. The first that do are taken, the least change of the input before others.
 
     Args:
         found (ndarray): (M,) bool, the objects to reach, at least one.
-        sizes (bool): whether to try other anchor sizes.
         enlargements (sequence of float): factors of the input size to try.
     """
     sample, to_reach = (x.sample(SAMPLE) for x in (case.data.objects, case.data.objects[found]))
     unreached = case.levels.reach(sample).num_unreached
     tries = [(1, True), *itertools.product(enlargements, (False, True))]
-    for factor, fitted in tries if sizes else [(x, False) for x in enlargements]:
+    for factor, fitted in tries:
         enlarged = sample.enlarged(factor)
         levels = fitted_levels(case.levels, enlarged) if fitted else case.levels
         left = levels.reach(to_reach.enlarged(factor)).num_unreached
@@ -61,11 +56,12 @@ def reach_more(
             changes = _input_sizes(case.cfg, factor) if factor != 1 else {}
             changes |= {SIZES: levels.sizes} if fitted else {}
             return Suggestion(changes, _effect(case, found, levels, factor))
-    tried = ["other anchor sizes"] * sizes
+    tried = ["other anchor sizes"]
     if enlargements:
         tried.append(f"images up to {max(enlargements):g} times as large")
-    key = SIZES if sizes else "INPUT.MIN_SIZE_TRAIN"
-    return Suggestion({key: None}, f"{' and '.join(tried).capitalize()} do not reach most of them.")
+    return Suggestion(
+        {SIZES: None}, f"{' and '.join(tried).capitalize()} do not reach most of them."
+    )
 
 
 def better_aspect_ratios(case: Case, found: np.ndarray) -> Suggestion:

@@ -93,7 +93,7 @@ def predict(
             is_image = isinstance(source, ImageFile)
             try:
                 for index, image in enumerate(source.frames()):
-                    instances = _instances(predictor(image))
+                    instances = _predict(predictor, image, source)
                     index = None if is_image else index
                     frame = PredictedFrame(
                         source, index, image, instances, metadata, score_threshold
@@ -139,6 +139,13 @@ def _num_frames(sources: Sequence[Source]) -> int | None:
     return None if None in numbers else sum(numbers)
 
 
-def _instances(prediction: dict) -> Instances:
+def _predict(predictor: Callable, image, source: Source) -> Instances:
+    try:
+        prediction = predictor(image)
+    except ValueError as error:  # of a size that cannot be resized, such as one row of pixels
+        height, width = image.shape[:2]
+        raise UnreadableError(
+            f"Cannot use {source.label}, of {height}x{width} pixels: {error}"
+        ) from error
     instances = prediction["instances"] if "instances" in prediction else prediction["proposals"]
     return instances.to("cpu")

@@ -155,3 +155,5 @@ def test_models_have_different_names():
         "runs/b/config.yaml",
     ]
     assert model_names(files) == ["a", "retinanet", "retinanet_2", "b"]
+    numbered_by_hand = ["retinanet.yaml", "retinanet/config.yaml", "retinanet_2/config.yaml"]
+    assert model_names(numbered_by_hand) == ["retinanet", "retinanet_2", "retinanet_2_2"]
