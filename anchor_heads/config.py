@@ -7,8 +7,8 @@ and proposal generators, and lets ``MODEL.WEIGHTS`` name published weights of ot
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from anchor_heads.backbone import add_backbone_config
 from anchor_heads.checkpoint import extend_detection_checkpointer
+from anchor_heads.modeling.backbone import add_backbone_config
 from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring
 
 extend_detection_checkpointer()

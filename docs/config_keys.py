@@ -13,8 +13,8 @@ from itertools import groupby
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-from anchor_heads.backbone import add_backbone_config
 from anchor_heads.config import add_run_config, get_cfg
+from anchor_heads.modeling.backbone import add_backbone_config
 from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring
 
 SECTIONS = {

@@ -4,13 +4,13 @@
     python tools/analyze_model.py configs/quick_start/free_anchor.yaml --image-size 160 160
 
 It needs no data set and no weights. What is counted, and how, is said in
-anchor_heads/model_analysis.py.
+anchor_heads/analysis/model_analysis.py.
 """
 
 import argparse
 
+from anchor_heads.analysis.model_analysis import analyze_model, table
 from anchor_heads.engine import load_config
-from anchor_heads.model_analysis import analyze_model, table
 
 
 def parse_arguments():

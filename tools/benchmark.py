@@ -8,8 +8,8 @@
     python tools/benchmark.py --training --config-file free_anchor/free_anchor_R_50_FPN_1x
 
 Without --training the models detect. What the parts are, and how random weights, location maps and
-objects are made to stand for real ones, is said in anchor_heads/benchmark/__init__.py; what memory
-is, in anchor_heads/benchmark/memory.py. Close all other programs first.
+objects stand for real ones, is said in anchor_heads/analysis/benchmark/__init__.py; what
+memory is, in anchor_heads/analysis/benchmark/memory.py. Close all other programs first.
 """
 
 import argparse
@@ -20,10 +20,10 @@ import sys
 
 import torch
 
-from anchor_heads.benchmark.compare import compare
-from anchor_heads.benchmark.report import describe, environment
-from anchor_heads.benchmark.workload import Workload
-from anchor_heads.comparison.run import model_names
+from anchor_heads.analysis.benchmark.compare import compare
+from anchor_heads.analysis.benchmark.report import describe, environment
+from anchor_heads.analysis.benchmark.workload import Workload
+from anchor_heads.analysis.comparison.run import model_names
 from anchor_heads.engine import load_config
 
 # Judging the wanted locations and judging all may differ by this much.

@@ -21,9 +21,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from anchor_heads import model_zoo
-from anchor_heads.layers import by_location
+from anchor_heads.layers import flatten_hw
 from anchor_heads.projects.dynamic_anchor.head import Prediction
-from anchor_heads.projects.guided_anchoring.head import Guide
+from anchor_heads.projects.guided_anchoring.head import AnchorPrediction
 
 CONFIGS = {
     "FreeAnchor": "free_anchor/free_anchor_R_50_FPN_1x",
@@ -54,7 +54,7 @@ class GivenPredictions(nn.Module):
         self.predictions = zip(logits, deltas, strict=True)
 
     def predict(self, guide):
-        return tuple(by_location(x) for x in next(self.predictions))
+        return tuple(flatten_hw(x) for x in next(self.predictions))
 
 
 def make_predictions(name, sizes, num_classes, device):
@@ -75,11 +75,11 @@ def head_output(name, model, maps):
     logits, deltas, *others = maps
     if name == "GuidedAnchor":
         model.head = GivenPredictions(logits, deltas)
-        return [Guide(*level, ()) for level in zip(*others, strict=True)]
+        return [AnchorPrediction(*level, ()) for level in zip(*others, strict=True)]
     if name == "DynamicAnchor":
         shape, quality = others
         levels = zip(shape, logits, deltas, quality, strict=True)
-        return [Prediction(*(by_location(x) for x in level)) for level in levels]
+        return [Prediction(*(flatten_hw(x) for x in level)) for level in levels]
     return maps
 
 

@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 
-from anchor_heads.diagnosis import diagnose
+from anchor_heads.analysis.diagnosis import diagnose
 from anchor_heads.engine import load_config
 
 

@@ -39,7 +39,7 @@ from anchor_heads.prediction import (
     predict,
     stop_on_ctrl_c,
 )
-from anchor_heads.visualization import SCORE_THRESHOLD
+from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
 

@@ -8,7 +8,7 @@ python tools/readme_tables.py --check    # changes nothing, and fails if it woul
 import argparse
 from pathlib import Path
 
-from anchor_heads.benchmark.readme_tables import fill_in_benchmarks
+from anchor_heads.analysis.benchmark.readme_tables import fill_in_benchmarks
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -8,7 +8,7 @@ from detectron2.engine import DefaultPredictor
 
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.engine import load_config
-from anchor_heads.visualization import SCORE_THRESHOLD, picture_of_data_set
+from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_set
 
 
 def parse_arguments():

@@ -18,11 +18,11 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 
-from anchor_heads.anchor_inspection import anchor_source
-from anchor_heads.anchor_pictures import picture_of_anchors
+from anchor_heads.anchor_generation.inspection import anchor_source
 from anchor_heads.data.image_records import ImageRecords
 from anchor_heads.engine import load_config, split_overrides
-from anchor_heads.visualization import SCORE_THRESHOLD
+from anchor_heads.visualization.anchor_pictures import picture_of_anchors
+from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 
 
 def parse_arguments():

@@ -2,12 +2,12 @@
 that are made to fit them."""
 
 from .feature_adaption import FeatureAdaption
-from .shaped_anchors import SquareGenerator, build_square_generator, stretch, stretch_factor
+from .shaped_anchors import SquareGenerator, build_square_generator, decode_shapes, shape_scale
 
 __all__ = [
     "FeatureAdaption",
     "SquareGenerator",
     "build_square_generator",
-    "stretch",
-    "stretch_factor",
+    "decode_shapes",
+    "shape_scale",
 ]

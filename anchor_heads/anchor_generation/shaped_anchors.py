@@ -45,9 +45,7 @@ class SquareGenerator(DefaultAnchorGenerator):
         )
         self.sides = sides
 
-    def cells_in_images(
-        self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def valid_mask(self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Tensor:
         """Which locations lie on an image, padded to multiples of 32 by itself.
 
         Args:
@@ -90,13 +88,13 @@ def build_square_generator(cfg: CfgNode, strides: list[int]) -> SquareGenerator:
     )
 
 
-def stretch_factor(deltas: Tensor) -> Tensor:
+def shape_scale(deltas: Tensor) -> Tensor:
     """exp(deltas), within a factor of a million of 1."""
     return deltas.clamp(-MAX_LOG_STRETCH, MAX_LOG_STRETCH).exp()
 
 
-def stretch(squares: Tensor, deltas: Tensor) -> Tensor:
-    """Anchors with the centres of the squares and :func:`stretch_factor` times their sides.
+def decode_shapes(squares: Tensor, deltas: Tensor) -> Tensor:
+    """Anchors with the centres of the squares and :func:`shape_scale` times their sides.
 
     Args:
         squares (Tensor): (..., 4) boxes.
@@ -107,5 +105,5 @@ def stretch(squares: Tensor, deltas: Tensor) -> Tensor:
     """
     upper_left, lower_right = squares[..., :2], squares[..., 2:]
     centre, half = (upper_left + lower_right) / 2, (lower_right - upper_left) / 2
-    half = half * stretch_factor(deltas)
+    half = half * shape_scale(deltas)
     return torch.cat([centre - half, centre + half], dim=-1)

@@ -9,7 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from anchor_heads.checkpoint.convert import convert, recognize, without_unread_counters
 from anchor_heads.checkpoint.read import find_weights, safe_reading
 from anchor_heads.data.coco_json import shorten
-from anchor_heads.distributed import unwrap
+from anchor_heads.modeling.distributed import unwrap
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation import inference_context
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 
-from anchor_heads.visualization import ground_truth_beside_detections
+from anchor_heads.visualization.drawing import ground_truth_beside_detections
 
 
 class PicturesInTraining(HookBase):

@@ -7,7 +7,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from anchor_heads.layers import ModulatedDeformConv
+from anchor_heads.layers import ModulatedDeformConvPack
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -77,5 +77,5 @@ def _norm_and_offset_biases(model: nn.Module):
     for module in model.modules():
         if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
             yield module.bias
-        elif isinstance(module, ModulatedDeformConv):
+        elif isinstance(module, ModulatedDeformConvPack):
             yield module.conv_offset.bias

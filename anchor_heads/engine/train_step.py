@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from anchor_heads.data.loader import seed_rng
-from anchor_heads.distributed import unwrap
+from anchor_heads.modeling.distributed import unwrap
 
 
 class NonFiniteError(FloatingPointError):

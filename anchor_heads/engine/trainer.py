@@ -17,14 +17,14 @@ from torch import nn
 
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.loader import build_train_loader, run_seed
-from anchor_heads.distributed import unwrap
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.engine.hooks import PicturesInTraining
 from anchor_heads.engine.optimizer import build_optimizer
 from anchor_heads.engine.train_step import NonFiniteError, TrainStep
 from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator
-from anchor_heads.one_stage import candidates_before_nms
-from anchor_heads.test_time_augmentation import build_tta, build_tta_test_loader
+from anchor_heads.modeling.distributed import unwrap
+from anchor_heads.modeling.one_stage import candidates_before_nms
+from anchor_heads.modeling.test_time_augmentation import build_tta, build_tta_test_loader
 
 
 class Trainer(DefaultTrainer):
@@ -85,7 +85,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks; beside its evaluation, the other evaluations and pictures."""
         ret = super().build_hooks()
-        ours = [hooks.EvalHook(0, lambda: self.test_more(self.cfg, self.model))]
+        ours = [hooks.EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model))]
         model = unwrap(self.model)
         if self.cfg.VIS_PERIOD and comm.is_main_process() and isinstance(model, DenseDetector):
             metadata = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0])
@@ -123,7 +123,7 @@ class Trainer(DefaultTrainer):
             ) from None
 
     @classmethod
-    def test_more(cls, cfg: CfgNode, model: nn.Module) -> dict:
+    def run_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> dict:
         """The evaluations that the config asks for beside the usual one.
 
         With TEST.AUG.ENABLED, test-time augmentation; its tasks have the suffix "_TTA". With
@@ -149,7 +149,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def check_test_more(cls, cfg: CfgNode, model: nn.Module) -> None:
-        """Raise at once what :meth:`test_more` would raise after the training.
+        """Raise at once what :meth:`run_extra_evaluations` would raise after the training.
 
         Raises:
             TypeError, ValueError: if the config asks for an evaluation that the model cannot have.
@@ -179,7 +179,7 @@ class Trainer(DefaultTrainer):
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
         checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         results = cls.test(cfg, model)
-        for name, more in cls.test_more(cfg, model).items():
+        for name, more in cls.run_extra_evaluations(cfg, model).items():
             results[name] = {**results.get(name, {}), **more}
         if comm.is_main_process():
             _write_results(results, cfg.OUTPUT_DIR, iteration=checkpoint.get("iteration", 0))

@@ -78,8 +78,8 @@ def nms_recall(
 class NMSRecallEvaluator(DatasetEvaluator):
     """NMS recall of a one-stage model, at one or several NMS thresholds.
 
-    The model must run inside :func:`anchor_heads.one_stage.candidates_before_nms`; this evaluator
-    does the NMS. Images without objects are left out.
+    The model must run inside :func:`anchor_heads.modeling.one_stage.candidates_before_nms`; this
+    evaluator does the NMS. Images without objects are left out.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 
-from anchor_heads.visualization import paint_detections
+from anchor_heads.visualization.drawing import paint_detections
 
 
 class PaintedImagesEvaluator(DatasetEvaluator):

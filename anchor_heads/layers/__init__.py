@@ -1,18 +1,18 @@
 """Layers and losses that Detectron2, fvcore and torchvision lack, or have on some devices only."""
 
-from .at_locations import by_location, conv3x3_at, rows, rows_at, surroundings
-from .deform_conv import DeformConv, ModulatedDeformConv, deform_conv2d, deform_conv2d_at
+from .deform_conv import DeformConv, ModulatedDeformConvPack, deform_conv2d, deform_conv2d_at
 from .losses import bounded_iou_loss
+from .sparse_conv import flatten_hw, neighborhood_3x3, rows, rows_at, sparse_conv3x3
 
 __all__ = [
     "DeformConv",
-    "ModulatedDeformConv",
+    "ModulatedDeformConvPack",
     "bounded_iou_loss",
-    "by_location",
-    "conv3x3_at",
+    "flatten_hw",
+    "sparse_conv3x3",
     "deform_conv2d",
     "deform_conv2d_at",
     "rows",
     "rows_at",
-    "surroundings",
+    "neighborhood_3x3",
 ]

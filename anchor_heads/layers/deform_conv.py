@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .at_locations import CHUNK_LOCATIONS, linear, rows
+from .sparse_conv import CHUNK_LOCATIONS, linear, rows
 
 
 def deform_conv2d(
@@ -215,7 +215,7 @@ class DeformConv(nn.Module):
         return deform_conv2d_at(x, offset, self.weight, locations, self.bias, mask)
 
 
-class ModulatedDeformConv(DeformConv):
+class ModulatedDeformConvPack(DeformConv):
     """A deformable convolution that predicts its own offsets and mask (DCNv2).
 
     Its parameters are ``weight``, ``bias`` and those of ``conv_offset``, whose channels are the

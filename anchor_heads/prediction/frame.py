@@ -8,7 +8,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 
 from anchor_heads.prediction.sources import Source
-from anchor_heads.visualization import MIN_SHORT_SIDE, SCORE_THRESHOLD, paint_detections
+from anchor_heads.visualization.drawing import MIN_SHORT_SIDE, SCORE_THRESHOLD, paint_detections
 
 
 @dataclass

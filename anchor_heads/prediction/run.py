@@ -18,7 +18,7 @@ from tqdm import tqdm
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.prediction.frame import PredictedFrame
 from anchor_heads.prediction.sources import ImageFile, Source, UnreadableError
-from anchor_heads.visualization import SCORE_THRESHOLD
+from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 
 
 def load_predictor(cfg: CfgNode, weights: str) -> DefaultPredictor:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from anchor_heads.anchor_generation import (
     SquareGenerator,
     build_square_generator,
-    stretch,
-    stretch_factor,
+    decode_shapes,
+    shape_scale,
 )
-from anchor_heads.distributed import loss_normalizer
+from anchor_heads.modeling.distributed import loss_normalizer
 
 from .head import Prediction
 from .losses import shape_loss
@@ -99,7 +99,7 @@ class DynamicAnchoring(nn.Module):
         """
         squares = self.square_generator(features)
         return [
-            stretch(level.tensor, prediction.shape)
+            decode_shapes(level.tensor, prediction.shape)
             for level, prediction in zip(squares, predictions, strict=True)
         ]
 
@@ -162,7 +162,7 @@ class DynamicAnchoring(nn.Module):
         get_event_storage().put_scalar("dynamic_anchor/num_shapes", counts.mean().item())
         shapes = torch.cat([prediction.shape for prediction in predictions], dim=1)[mask]
         # In units of the squares: the IoU is the same, and there is less to lose in float32.
-        loss = shape_loss(stretch_factor(shapes), targets.half_sizes / half_sides)
+        loss = shape_loss(shape_scale(shapes), targets.half_sizes / half_sides)
         loss = loss * targets.centerness
         total = targets.centerness.sum().item()
         normalizer = loss_normalizer(total, loss.device, least=LEAST_CENTERNESS)

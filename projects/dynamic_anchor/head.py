@@ -19,7 +19,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, Standa
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation import FeatureAdaption
-from anchor_heads.layers import ModulatedDeformConv, by_location
+from anchor_heads.layers import ModulatedDeformConvPack, flatten_hw
 
 
 class Prediction(NamedTuple):
@@ -96,7 +96,7 @@ class DynamicAnchorRetinaNetHead(nn.Module):
         super().__init__()
         channels = input_shape[0].channels
         convs = [_conv(channels, channels, 3) for _ in range(num_convs - 1)]
-        convs.append(ModulatedDeformConv(channels, channels))
+        convs.append(ModulatedDeformConvPack(channels, channels))
         self.anchor_convs = nn.Sequential(*(NormalizedConv(conv, norm) for conv in convs))
         self.conv_anchor = _conv(channels, 2, 3)
         self.scales = nn.ModuleList(Scale() for _ in input_shape)
@@ -135,8 +135,8 @@ class DynamicAnchorRetinaNetHead(nn.Module):
             shape = self.conv_anchor(tower).float()
             fused = self.fuse(self.feature_attention(x, shape), tower)
             branches = (self.conv_cls, self.conv_reg, self.conv_quality)
-            judgement = (by_location(branch(fused)).float() for branch in branches)
-            predictions.append(Prediction(by_location(scale(shape)), *judgement))
+            judgement = (flatten_hw(branch(fused)).float() for branch in branches)
+            predictions.append(Prediction(flatten_hw(scale(shape)), *judgement))
         return predictions
 
     def fuse(self, attention: Tensor, tower: Tensor) -> Tensor:
@@ -188,8 +188,8 @@ class DynamicAnchorRPNHead(StandardRPNHead):
             shape = self.conv_anchor(t).float()
             t = self.feature_attention(t, shape)
             branches = (self.objectness_logits, self.anchor_deltas)
-            judgement = (by_location(branch(t)).float() for branch in branches)
-            predictions.append(Prediction(by_location(scale(shape)), *judgement))
+            judgement = (flatten_hw(branch(t)).float() for branch in branches)
+            predictions.append(Prediction(flatten_hw(scale(shape)), *judgement))
         return predictions
 
 

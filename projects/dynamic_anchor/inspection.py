@@ -4,8 +4,8 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from anchor_heads.anchor_inspection import InspectedAnchors
-from anchor_heads.matching import pairwise_iou_chunks
+from anchor_heads.anchor_generation.inspection import InspectedAnchors
+from anchor_heads.modeling.matching import pairwise_iou_chunks
 
 
 def inspect_dynamic_anchors(

@@ -3,8 +3,8 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from anchor_heads.distributed import loss_normalizer, sum_over_processes
-from anchor_heads.one_stage import PredictedAnchorDetector
+from anchor_heads.modeling.distributed import loss_normalizer, sum_over_processes
+from anchor_heads.modeling.one_stage import PredictedAnchorDetector
 
 from .anchoring import DynamicAnchoring
 from .head import DynamicAnchorRetinaNetHead
@@ -71,7 +71,7 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         anchoring = self.dynamic_anchoring
         learners = anchoring.shape_learners(features, gt_instances)
         anchors = torch.cat(anchoring.anchors(features, predictions), dim=1)
-        valid = anchoring.square_generator.cells_in_images(features, images.image_sizes)
+        valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
         labels, boxes = self.label_anchors(anchors, gt_instances, valid)
 
         _, logits, deltas, quality = (torch.cat(x, dim=1) for x in zip(*predictions, strict=True))
@@ -139,12 +139,12 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         )
 
     def inspect_anchors(self, features, image_size, objects):
-        """The best anchor of each object; see :mod:`anchor_heads.anchor_inspection`."""
+        """The best anchor of each object; see :func:`inspect_anchors`."""
         anchors = self.dynamic_anchoring.anchors(features, self.head(features))
         return inspect_dynamic_anchors(anchors, image_size, objects)
 
     def rank_anchors(self, features, predictions):
-        """All anchors, by class and quality; see :mod:`anchor_heads.ranked_anchors`."""
+        """All anchors, by class and quality; see :func:`ranked_anchors`."""
         anchors = self.dynamic_anchoring.anchors(features, predictions)
         return [
             (boxes[0], (level.logits.sigmoid() * level.quality.sigmoid())[0].amax(dim=1))

@@ -1,7 +1,7 @@
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 
-from anchor_heads.proposals import PredictedAnchorRPN
+from anchor_heads.modeling.proposal_generator import PredictedAnchorRPN
 
 from .anchoring import DynamicAnchoring
 from .inspection import inspect_dynamic_anchors
@@ -67,18 +67,18 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
 
         assert gt_instances is not None, "DynamicAnchorRPN requires gt_instances in training!"
         learners = anchoring.shape_learners(features, gt_instances)
-        valid = anchoring.square_generator.cells_in_images(features, images.image_sizes)
+        valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
         proposals, losses = self.train_on(levels, gt_instances, valid, images.image_sizes)
         losses["loss_anchor_shape"] = anchoring.loss(predictions, learners)
         return proposals, losses
 
     def inspect_anchors(self, features, image_size, objects):
-        """The best anchor of each object; see :mod:`anchor_heads.anchor_inspection`."""
+        """The best anchor of each object; see :func:`inspect_anchors`."""
         anchors = self.dynamic_anchoring.anchors(features, self.rpn_head(features))
         return inspect_dynamic_anchors(anchors, image_size, objects)
 
     def rank_anchors(self, features, predictions):
-        """All anchors, by objectness; see :mod:`anchor_heads.ranked_anchors`."""
+        """All anchors, by objectness; see :func:`ranked_anchors`."""
         anchors = self.dynamic_anchoring.anchors(features, predictions)
         return [
             (boxes[0], level.logits[0, :, 0].sigmoid())

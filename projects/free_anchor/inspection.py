@@ -4,7 +4,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from anchor_heads.anchor_inspection import InspectedAnchors
+from anchor_heads.anchor_generation.inspection import InspectedAnchors
 
 from .likelihood import FreeAnchorLoss
 

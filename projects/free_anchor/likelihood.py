@@ -17,7 +17,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
 
-from anchor_heads.distributed import loss_normalizer
+from anchor_heads.modeling.distributed import loss_normalizer
 
 from .losses import negative_loss, positive_bag_loss
 from .targets import anchor_bags, localization_probability

@@ -67,7 +67,7 @@ class FreeAnchorRetinaNet(RetinaNet):
         return {"loss_positive": loss_positive, "loss_negative": loss_negative}
 
     def inspect_anchors(self, features, image_size, objects):
-        """The bags of the objects; see :mod:`anchor_heads.anchor_inspection`."""
+        """The bags of the objects; see :mod:`anchor_heads.anchor_generation.inspection`."""
         pred_logits, pred_deltas = self._transpose_dense_predictions(
             self.head(features), [self.num_classes, 4]
         )

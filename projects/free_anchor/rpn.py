@@ -96,7 +96,7 @@ class FreeAnchorRPN(RPN):
         return {name: loss * self.loss_weight[name] for name, loss in losses.items()}
 
     def inspect_anchors(self, features, image_size, objects):
-        """The bags of the objects; see :mod:`anchor_heads.anchor_inspection`."""
+        """The bags of the objects; see :mod:`anchor_heads.anchor_generation.inspection`."""
         logits, deltas = self.rpn_head(features)
         objects = Instances(
             image_size,

@@ -11,7 +11,7 @@ Shape shorthand in this module:
 import torch
 from torch import Tensor
 
-from anchor_heads.matching import pairwise_iou_chunks
+from anchor_heads.modeling.matching import pairwise_iou_chunks
 
 
 @torch.no_grad()

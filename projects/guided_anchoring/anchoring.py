@@ -19,12 +19,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, stretch
-from anchor_heads.distributed import loss_normalizer
-from anchor_heads.layers import bounded_iou_loss, by_location, rows_at
-from anchor_heads.matching import build_max_iou_matcher, match_valid
+from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, decode_shapes
+from anchor_heads.layers import bounded_iou_loss, flatten_hw, rows_at
+from anchor_heads.modeling.distributed import loss_normalizer
+from anchor_heads.modeling.matching import build_max_iou_matcher, match_valid
 
-from .head import Guide, GuidedHead
+from .head import AnchorPrediction, GuidedHead
 from .losses import location_loss
 from .targets import location_targets
 
@@ -132,19 +132,19 @@ class GuidedAnchoring(nn.Module):
             "inverted_location_label": node.INVERTED_LOCATION_LABEL,
         }
 
-    def anchors(self, guides: list[Guide]) -> list[Tensor]:
+    def anchors(self, guides: list[AnchorPrediction]) -> list[Tensor]:
         """The guided anchors of all locations.
 
         Returns:
             list[Tensor]: (N, H*W, 4) per level, without gradient.
         """
         return [
-            stretch(squares, self.shape_std * by_location(guide.shape).detach())
+            decode_shapes(squares, self.shape_std * flatten_hw(guide.shape).detach())
             for squares, guide in zip(self._squares(guides), guides, strict=True)
         ]
 
-    def predict_where_wanted(
-        self, head: GuidedHead, guides: list[Guide]
+    def predict_at_kept_locations(
+        self, head: GuidedHead, guides: list[AnchorPrediction]
     ) -> list[list[tuple[Tensor, ...]]]:
         """Anchors, and what the head predicts for them, where the location probability is high
         enough. Every image has its own.
@@ -158,7 +158,7 @@ class GuidedAnchoring(nn.Module):
             wanted = guide.location.sigmoid() >= self.location_thresh
             locations = wanted.flatten().nonzero()[:, 0]
             shape = rows_at(guide.shape, locations)
-            anchors = stretch(squares[locations % len(squares)], self.shape_std * shape)
+            anchors = decode_shapes(squares[locations % len(squares)], self.shape_std * shape)
             if len(locations) < SPARSE_SHARE * wanted.numel():
                 predictions = head.predict_at(guide, locations)
             else:
@@ -169,11 +169,11 @@ class GuidedAnchoring(nn.Module):
         return [list(image) for image in zip(*levels, strict=True)]
 
     def losses(
-        self, guides: list[Guide], gt_instances: list[Instances], valid: Tensor
+        self, guides: list[AnchorPrediction], gt_instances: list[Instances], valid: Tensor
     ) -> dict[str, Tensor]:
         """
         Args:
-            guides (list[Guide]): one per level.
+            guides (list[AnchorPrediction]): one per level.
             gt_instances (list[Instances]): N of them, with "gt_boxes".
             valid (Tensor): (N, R) bool, which locations may learn a shape.
 
@@ -187,7 +187,7 @@ class GuidedAnchoring(nn.Module):
         }
 
     def _location_loss(self, guides, gt_boxes):
-        logits = torch.cat([by_location(guide.location) for guide in guides], dim=1)[..., 0]
+        logits = torch.cat([flatten_hw(guide.location) for guide in guides], dim=1)[..., 0]
         targets, weights = (
             torch.stack(x).to(logits.device)
             for x in zip(
@@ -222,14 +222,14 @@ class GuidedAnchoring(nn.Module):
     def _shape_loss(self, guides, gt_boxes, valid):
         samples = self._samples(guides)
         squares = torch.cat(self._squares(guides))
-        shapes = torch.cat([by_location(guide.shape) for guide in guides], dim=1)
+        shapes = torch.cat([flatten_hw(guide.shape) for guide in guides], dim=1)
         anchors, targets, drawn = [], [], []
         for shapes_i, boxes, valid_i in zip(shapes, gt_boxes, valid, strict=True):
             match = match_valid(self.shape_matcher, boxes, samples, valid_i)
             positive, negative = subsample_labels(
                 match.labels, self.shape_batch_size_per_image, self.shape_positive_fraction, 0
             )
-            anchors.append(stretch(squares[positive], self.shape_std * shapes_i[positive]))
+            anchors.append(decode_shapes(squares[positive], self.shape_std * shapes_i[positive]))
             targets.append(boxes[match.objects[positive]])
             drawn.append((len(positive), len(negative)))
         storage = get_event_storage()

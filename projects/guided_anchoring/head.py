@@ -19,10 +19,10 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, Standa
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation import FeatureAdaption
-from anchor_heads.layers import by_location, conv3x3_at, surroundings
+from anchor_heads.layers import flatten_hw, neighborhood_3x3, sparse_conv3x3
 
 
-class Guide(NamedTuple):
+class AnchorPrediction(NamedTuple):
     """What a level says about its anchors, and the features that will judge them."""
 
     location: Tensor
@@ -40,7 +40,7 @@ class GuidedHead(nn.Module):
     the anchors, at all locations (:meth:`predict`) or at some (:meth:`predict_at`).
     """
 
-    def _add_guide(self, channels: int, prior_prob: float) -> None:
+    def _add_anchor_prediction(self, channels: int, prior_prob: float) -> None:
         self.conv_loc = nn.Conv2d(channels, 1, kernel_size=1)
         self.conv_shape = nn.Conv2d(channels, 2, kernel_size=1)
         for layer in (self.conv_loc, self.conv_shape):
@@ -56,17 +56,17 @@ class GuidedHead(nn.Module):
             "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB,
         }
 
-    def forward(self, features: list[Tensor]) -> list[Guide]:
+    def forward(self, features: list[Tensor]) -> list[AnchorPrediction]:
         """
         Args:
             features (list[Tensor]): a (N, C, H, W) feature per level.
 
         Returns:
-            list[Guide]: one per level.
+            list[AnchorPrediction]: one per level.
         """
         raise NotImplementedError
 
-    def predict(self, guide: Guide) -> tuple[Tensor, Tensor]:
+    def predict(self, guide: AnchorPrediction) -> tuple[Tensor, Tensor]:
         """
         Returns:
             Tensor: (N, H*W, K) float32 logits; K = 1, objectness, in the proposal generator.
@@ -74,7 +74,7 @@ class GuidedHead(nn.Module):
         """
         raise NotImplementedError
 
-    def predict_at(self, guide: Guide, locations: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_at(self, guide: AnchorPrediction, locations: Tensor) -> tuple[Tensor, Tensor]:
         """What :meth:`predict` has at (n,) locations, computed only as far as needed for that.
 
         Returns:
@@ -97,21 +97,23 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
         """
         super().__init__(**kwargs)
         channels = self.objectness_logits.in_channels
-        self._add_guide(channels, location_prior_prob)
+        self._add_anchor_prediction(channels, location_prior_prob)
         self.feature_adaption = FeatureAdaption(channels, channels)
 
     def forward(self, features):
         guides = []
         for x in features:
             t = self.conv(x)
-            guides.append(Guide(self.conv_loc(t).float(), self.conv_shape(t).float(), (t,)))
+            guides.append(
+                AnchorPrediction(self.conv_loc(t).float(), self.conv_shape(t).float(), (t,))
+            )
         return guides
 
     def predict(self, guide):
         (t,) = guide.features
         t = self.feature_adaption(t, guide.shape)
         return tuple(
-            by_location(layer(t)).float() for layer in (self.objectness_logits, self.anchor_deltas)
+            flatten_hw(layer(t)).float() for layer in (self.objectness_logits, self.anchor_deltas)
         )
 
     def predict_at(self, guide, locations):
@@ -138,7 +140,7 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
         """
         super().__init__(**kwargs)
         channels = self.cls_score.in_channels
-        self._add_guide(channels, location_prior_prob)
+        self._add_anchor_prediction(channels, location_prior_prob)
         self.feature_adaption_cls = FeatureAdaption(channels, channels)
         self.feature_adaption_reg = FeatureAdaption(channels, channels)
 
@@ -147,7 +149,7 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
         for x in features:
             t_cls, t_reg = self.cls_subnet(x), self.bbox_subnet(x)
             location, shape = self.conv_loc(t_cls).float(), self.conv_shape(t_reg).float()
-            guides.append(Guide(location, shape, (t_cls, t_reg)))
+            guides.append(AnchorPrediction(location, shape, (t_cls, t_reg)))
         return guides
 
     def _branches(self, guide):
@@ -156,15 +158,15 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
 
     def predict(self, guide):
         return tuple(
-            by_location(layer(adaption(t, guide.shape))).float()
+            flatten_hw(layer(adaption(t, guide.shape))).float()
             for t, adaption, layer in self._branches(guide)
         )
 
     def predict_at(self, guide, locations):
         n, _, height, width = guide.shape.shape
-        read, neighbours = surroundings(locations, (n, height, width))
+        read, neighbours = neighborhood_3x3(locations, (n, height, width))
         return tuple(
-            conv3x3_at(
+            sparse_conv3x3(
                 adaption.at(t, guide.shape, read), neighbours, layer.weight, layer.bias
             ).float()
             for t, adaption, layer in self._branches(guide)

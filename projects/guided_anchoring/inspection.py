@@ -2,17 +2,17 @@
 
 import torch
 
-from anchor_heads.anchor_inspection import InspectedAnchors, crop_location_maps
+from anchor_heads.anchor_generation.inspection import InspectedAnchors, crop_location_maps
 
 from .anchoring import GuidedAnchoring
-from .head import Guide
+from .head import AnchorPrediction
 
 MAX_ANCHORS = 100
 
 
 def inspect_guided_anchors(
     guided_anchoring: GuidedAnchoring,
-    guides: list[Guide],
+    guides: list[AnchorPrediction],
     levels: list[str],
     image_size: tuple[int, int],
 ) -> InspectedAnchors:
@@ -20,7 +20,7 @@ def inspect_guided_anchors(
 
     Args:
         guided_anchoring (GuidedAnchoring): makes the anchors.
-        guides (list[Guide]): one per level, of one image.
+        guides (list[AnchorPrediction]): one per level, of one image.
         levels (list[str]): names of the feature maps.
         image_size (tuple[int, int]): height and width of the image, in pixels.
     """

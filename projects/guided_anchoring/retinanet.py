@@ -2,7 +2,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from anchor_heads.one_stage import PredictedAnchorDetector
+from anchor_heads.modeling.one_stage import PredictedAnchorDetector
 
 from .anchoring import GuidedAnchoring
 from .head import GuidedAnchorRetinaNetHead
@@ -44,7 +44,7 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
             and "loss_box_reg".
         """
         anchoring = self.guided_anchoring
-        valid = anchoring.square_generator.cells_in_images(features, images.image_sizes)
+        valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
         losses = anchoring.losses(guides, gt_instances, valid)
         anchors = torch.cat(anchoring.anchors(guides), dim=1)
         predictions = zip(*(self.head.predict(guide) for guide in guides), strict=True)
@@ -54,7 +54,7 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
 
     def forward_inference(self, images, features, guides):
         """Same interface as :meth:`RetinaNet.forward_inference`."""
-        predictions = self.guided_anchoring.predict_where_wanted(self.head, guides)
+        predictions = self.guided_anchoring.predict_at_kept_locations(self.head, guides)
         results = []
         for levels, image_size in zip(predictions, images.image_sizes, strict=True):
             levels = [(anchors, logits.sigmoid(), deltas) for anchors, logits, deltas in levels]
@@ -62,13 +62,13 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         return results
 
     def inspect_anchors(self, features, image_size, objects):
-        """The best anchors that pass; see :mod:`anchor_heads.anchor_inspection`."""
+        """The best anchors that pass; see :func:`inspect_anchors`."""
         guides = self.head(features)
         return inspect_guided_anchors(
             self.guided_anchoring, guides, self.head_in_features, image_size
         )
 
     def rank_anchors(self, features, guides):
-        """The anchors that pass, by class; see :mod:`anchor_heads.ranked_anchors`."""
-        (levels,) = self.guided_anchoring.predict_where_wanted(self.head, guides)
+        """The anchors that pass, by class; see :func:`ranked_anchors`."""
+        (levels,) = self.guided_anchoring.predict_at_kept_locations(self.head, guides)
         return [(anchors, logits.amax(dim=1).sigmoid()) for anchors, logits, _ in levels]

@@ -1,7 +1,7 @@
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 
-from anchor_heads.proposals import PredictedAnchorRPN
+from anchor_heads.modeling.proposal_generator import PredictedAnchorRPN
 
 from .anchoring import GuidedAnchoring
 from .inspection import inspect_guided_anchors
@@ -46,7 +46,7 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
         if self.training:
             assert gt_instances is not None, "GuidedAnchorRPN requires gt_instances in training!"
             return self._train(images, features, guides, gt_instances)
-        predictions = self.guided_anchoring.predict_where_wanted(self.rpn_head, guides)
+        predictions = self.guided_anchoring.predict_at_kept_locations(self.rpn_head, guides)
         return [
             self.propose(levels, size)
             for levels, size in zip(predictions, images.image_sizes, strict=True)
@@ -54,7 +54,7 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
 
     def _train(self, images, features, guides, gt_instances):
         anchoring = self.guided_anchoring
-        valid = anchoring.square_generator.cells_in_images(features, images.image_sizes)
+        valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
         losses = anchoring.losses(guides, gt_instances, valid)
         levels = [
             (anchors, *self.rpn_head.predict(guide))
@@ -64,11 +64,11 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
         return proposals, losses | rpn_losses
 
     def inspect_anchors(self, features, image_size, objects):
-        """The best anchors that pass; see :mod:`anchor_heads.anchor_inspection`."""
+        """The best anchors that pass; see :func:`inspect_anchors`."""
         guides = self.rpn_head(features)
         return inspect_guided_anchors(self.guided_anchoring, guides, self.in_features, image_size)
 
     def rank_anchors(self, features, guides):
-        """The anchors that pass, by objectness; see :mod:`anchor_heads.ranked_anchors`."""
-        (levels,) = self.guided_anchoring.predict_where_wanted(self.rpn_head, guides)
+        """The anchors that pass, by objectness; see :func:`ranked_anchors`."""
+        (levels,) = self.guided_anchoring.predict_at_kept_locations(self.rpn_head, guides)
         return [(anchors, logits[:, 0].sigmoid()) for anchors, logits, _ in levels]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anchor_heads import get_cfg
-from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, stretch
+from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, decode_shapes
 
 
 @pytest.mark.parametrize("sizes", [[[40, 32], [64, 80]], [[32], [64]]])
@@ -33,7 +33,7 @@ def test_cells_of_each_image_padded_by_itself():
     """Images of 40x60 and 64x33 pixels, each padded to 64x64, in a batch of 64x96."""
     generator = SquareGenerator(sides=[32.0, 128.0], strides=[8, 32], offset=0.5)
     features = [torch.zeros(2, 1, 8, 12), torch.zeros(2, 1, 2, 3)]
-    cells = generator.cells_in_images(features, [(40, 60), (64, 33)])
+    cells = generator.valid_mask(features, [(40, 60), (64, 33)])
     assert cells.shape == (2, 8 * 12 + 2 * 3)
     fine, coarse = cells[0, :96].view(8, 12), cells[0, 96:].view(2, 3)
     assert fine[:, :8].all() and not fine[:, 8:].any()
@@ -43,11 +43,11 @@ def test_cells_of_each_image_padded_by_itself():
 
 def test_stretching_keeps_the_centre():
     squares = torch.tensor([[[0.0, 10.0, 8.0, 18.0]]])
-    anchors = stretch(squares, torch.tensor([[[math.log(2), math.log(0.5)]]]))
+    anchors = decode_shapes(squares, torch.tensor([[[math.log(2), math.log(0.5)]]]))
     torch.testing.assert_close(anchors, torch.tensor([[[-4.0, 12.0, 12.0, 16.0]]]))
 
 
 def test_stretching_is_bounded():
     squares = torch.tensor([[-0.5, -0.5, 0.5, 0.5]])
-    anchors = stretch(squares, torch.tensor([[1000.0, -1000.0]]))
+    anchors = decode_shapes(squares, torch.tensor([[1000.0, -1000.0]]))
     torch.testing.assert_close(anchors, torch.tensor([[-5e5, -5e-7, 5e5, 5e-7]]))

@@ -21,7 +21,7 @@ from shipped_configs import (
     trained_with,
 )
 
-from anchor_heads.backbone import FixedStatisticsBatchNorm2d
+from anchor_heads.modeling.backbone import FixedStatisticsBatchNorm2d
 
 KINDS = ("ga_rpn", "ga_faster_rcnn", "ga_retinanet")
 

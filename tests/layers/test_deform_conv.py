@@ -4,7 +4,7 @@ from torchvision.ops import deform_conv2d as torchvision_deform_conv2d
 
 from anchor_heads.layers import (
     DeformConv,
-    ModulatedDeformConv,
+    ModulatedDeformConvPack,
     deform_conv2d,
     deform_conv2d_at,
     rows,
@@ -94,7 +94,7 @@ def test_parameters_and_the_size_of_the_kernel():
 
 
 def test_modulated_layer_predicts_offsets_then_the_mask():
-    layer = ModulatedDeformConv(8, 6)
+    layer = ModulatedDeformConvPack(8, 6)
     torch.nn.init.normal_(layer.conv_offset.weight, std=0.2)
     torch.nn.init.normal_(layer.bias)
     x = torch.randn(2, 8, 5, 7)
@@ -114,14 +114,14 @@ def test_modulated_layer_predicts_offsets_then_the_mask():
 
 
 def test_modulated_layer_starts_as_half_a_plain_convolution():
-    layer = ModulatedDeformConv(8, 6)
+    layer = ModulatedDeformConvPack(8, 6)
     x = torch.randn(1, 8, 4, 5)
     plain = torch.nn.functional.conv2d(x, layer.weight, padding=1)
     torch.testing.assert_close(layer(x), plain / 2)
 
 
 def test_modulated_layer_under_autocast():
-    layer = ModulatedDeformConv(8, 6)
+    layer = ModulatedDeformConvPack(8, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = layer(torch.randn(1, 8, 4, 5).bfloat16())
     assert out.dtype == torch.float32

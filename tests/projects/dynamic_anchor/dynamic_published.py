@@ -9,7 +9,7 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.structures import Boxes, ImageList, Instances
 
 from anchor_heads import get_cfg
-from anchor_heads.layers import by_location
+from anchor_heads.layers import flatten_hw
 from anchor_heads.projects.dynamic_anchor.head import Prediction
 from anchor_heads.projects.dynamic_anchor.retinanet import DynamicAnchorRetinaNet
 
@@ -75,7 +75,7 @@ class Published:
         }
         maps = zip(*leaves.values(), strict=True)
         predictions = [
-            Prediction(by_location(shape.log()), *(by_location(x) for x in others))
+            Prediction(flatten_hw(shape.log()), *(flatten_hw(x) for x in others))
             for shape, *others in maps
         ]
         return predictions, leaves

@@ -12,7 +12,7 @@ from dynamic_published import (
     published_cfg,
 )
 
-from anchor_heads.layers import by_location
+from anchor_heads.layers import flatten_hw
 from anchor_heads.projects.dynamic_anchor.head import DynamicAnchorRetinaNetHead
 
 
@@ -34,7 +34,7 @@ def test_predictions_are_the_published_ones(published):
     for i, prediction in enumerate(predictions):
         ours = prediction._replace(shape=prediction.shape.exp())
         for name, x in zip(names, ours, strict=True):
-            expected = by_location(published.tensor(f"out/{name}/{i}"))
+            expected = flatten_hw(published.tensor(f"out/{name}/{i}"))
             torch.testing.assert_close(x, expected, **TOLERANCE)
 
 

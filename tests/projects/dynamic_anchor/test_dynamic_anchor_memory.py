@@ -40,7 +40,7 @@ def measure(num_objects):
         with EventStorage():
             anchoring.loss(predictions, learners)
             anchors = torch.cat(anchoring.anchors(maps, predictions), dim=1)
-            valid = anchoring.square_generator.cells_in_images(maps, [(800, 1216)])
+            valid = anchoring.square_generator.valid_mask(maps, [(800, 1216)])
             generator.label_and_sample_anchors(anchors, objects, valid)
 
     return peak_megabytes(targets)

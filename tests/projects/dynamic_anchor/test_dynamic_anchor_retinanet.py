@@ -15,7 +15,7 @@ from dynamic_published import (
     images,
 )
 
-from anchor_heads.one_stage import candidates_before_nms
+from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.projects.dynamic_anchor.anchoring import ShapeLearners
 from anchor_heads.projects.dynamic_anchor.head import Prediction
 from anchor_heads.projects.dynamic_anchor.targets import ShapeTargets

@@ -4,7 +4,7 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 from dynamic_published import IMAGE_SIZES, TOLERANCE, Published, published_cfg
 
-from anchor_heads.layers import by_location
+from anchor_heads.layers import flatten_hw
 from anchor_heads.projects.dynamic_anchor.head import DynamicAnchorRPNHead
 from anchor_heads.projects.dynamic_anchor.rpn import DynamicAnchorRPN
 
@@ -38,9 +38,9 @@ def test_the_head_is_rpns_on_a_feature_that_the_shape_steers():
         t = head.conv(features[1])
         shape = head.conv_anchor(t)
         adapted = head.feature_attention(t, shape)
-        logits = by_location(head.objectness_logits(adapted))
+        logits = flatten_hw(head.objectness_logits(adapted))
     assert len(predictions) == len(head.scales) == 5
-    torch.testing.assert_close(predictions[1].shape, by_location(shape))
+    torch.testing.assert_close(predictions[1].shape, flatten_hw(shape))
     torch.testing.assert_close(predictions[1].logits, logits)
     assert predictions[1].quality is None
     names = set(dict(head.named_parameters()))

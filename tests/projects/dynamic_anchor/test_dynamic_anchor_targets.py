@@ -61,7 +61,7 @@ def test_classes_and_boxes_to_learn_are_the_published_ones(published, monkeypatc
     predictions, _ = published.predictions("crafted/in")
     model = detector(monkeypatch)
     anchors = torch.cat(model.dynamic_anchoring.anchors(features(), predictions), dim=1)
-    valid = model.dynamic_anchoring.square_generator.cells_in_images(features(), IMAGE_SIZES)
+    valid = model.dynamic_anchoring.square_generator.valid_mask(features(), IMAGE_SIZES)
     assert valid.all()  # padded by itself, the second image is as large as the first
     with EventStorage() as storage:
         labels, boxes = model.label_anchors(anchors, published.instances(), valid)

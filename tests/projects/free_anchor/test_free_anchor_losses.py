@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from published import NUM_CLASSES, STRIDES, Published
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anchor_heads import matching
+from anchor_heads.modeling import matching
 from anchor_heads.projects.free_anchor.legacy import cell_anchors
 from anchor_heads.projects.free_anchor.likelihood import FreeAnchorLoss
 from anchor_heads.projects.free_anchor.losses import log1mexp, negative_loss, positive_bag_loss

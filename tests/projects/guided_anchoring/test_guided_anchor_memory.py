@@ -13,7 +13,7 @@ from guided_published import input_shape, published_cfg
 from peak_memory import peak_megabytes
 from tiny_run import finish, start
 
-from anchor_heads.projects.guided_anchoring.head import Guide
+from anchor_heads.projects.guided_anchoring.head import AnchorPrediction
 from anchor_heads.projects.guided_anchoring.rpn import GuidedAnchorRPN
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -26,14 +26,16 @@ def measure(num_objects):
     generator = GuidedAnchorRPN(published_cfg(), shapes)
     anchoring = generator.guided_anchoring
     sizes = [(-(-800 // stride), -(-1216 // stride)) for stride in STRIDES]
-    guides = [Guide(torch.zeros(1, 1, *size), torch.zeros(1, 2, *size), ()) for size in sizes]
+    guides = [
+        AnchorPrediction(torch.zeros(1, 1, *size), torch.zeros(1, 2, *size), ()) for size in sizes
+    ]
     corner = torch.rand(num_objects, 2) * torch.tensor([1100.0, 700.0])
     boxes = torch.cat([corner, corner + 20 + torch.rand(num_objects, 2) * 80], dim=1)
     objects = [Instances((800, 1216), gt_boxes=Boxes(boxes))]
 
     def targets():
         maps = [guide.location for guide in guides]
-        valid = anchoring.square_generator.cells_in_images(maps, [(800, 1216)])
+        valid = anchoring.square_generator.valid_mask(maps, [(800, 1216)])
         with EventStorage():
             anchoring.losses(guides, objects, valid)
             anchors = torch.cat(anchoring.anchors(guides), dim=1)

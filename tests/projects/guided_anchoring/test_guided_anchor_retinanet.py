@@ -13,7 +13,7 @@ from guided_published import (
     sample_generator,
 )
 
-from anchor_heads.one_stage import candidates_before_nms
+from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
 from anchor_heads.projects.guided_anchoring.head import GuidedAnchorRetinaNetHead
 from anchor_heads.projects.guided_anchoring.retinanet import GuidedAnchorRetinaNet
@@ -115,7 +115,7 @@ def test_predictions_at_the_wanted_locations_are_those_everywhere(published, mon
     detector = detector_of(published, monkeypatch).eval()
     with torch.no_grad():
         guides = detector.head(published.features())
-        images = detector.guided_anchoring.predict_where_wanted(detector.head, guides)
+        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
         everywhere = [detector.head.predict(guide) for guide in guides]
     for i, levels in enumerate(images):
         for level, (_, logits, deltas) in enumerate(levels):
@@ -167,10 +167,10 @@ def test_judging_some_or_all_locations_gives_the_same(published, monkeypatch, sh
     detector = detector_of(published, monkeypatch).eval()
     with torch.no_grad():
         guides = detector.head(published.features())
-        expected = detector.guided_anchoring.predict_where_wanted(detector.head, guides)
+        expected = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
         anchoring = "anchor_heads.projects.guided_anchoring.anchoring"
         monkeypatch.setattr(f"{anchoring}.SPARSE_SHARE", share)
-        images = detector.guided_anchoring.predict_where_wanted(detector.head, guides)
+        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
     for ours, theirs in zip(images, expected, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

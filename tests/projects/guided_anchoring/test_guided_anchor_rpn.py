@@ -113,7 +113,7 @@ def test_predictions_at_the_wanted_locations_are_those_everywhere(published):
     head, anchoring = generator.rpn_head, generator.guided_anchoring
     with torch.no_grad():
         guides = head(published.features())
-        images = anchoring.predict_where_wanted(head, guides)
+        images = anchoring.predict_at_kept_locations(head, guides)
         everywhere = [head.predict(guide) for guide in guides]
         anchors = anchoring.anchors(guides)
     for i, levels in enumerate(images):
@@ -190,7 +190,7 @@ def test_the_threshold_and_the_share_of_locations_that_pass_it(published):
         share, _ = storage.latest()["guided_anchor/share_of_locations"]
         assert share == pytest.approx((locations >= threshold).float().mean().item())
         guides = generator.rpn_head(published.features())
-        images = generator.guided_anchoring.predict_where_wanted(generator.rpn_head, guides)
+        images = generator.guided_anchoring.predict_at_kept_locations(generator.rpn_head, guides)
         kept = sum(len(anchors) for levels in images for anchors, *_ in levels)
         assert kept == (locations >= threshold).sum() > 0
 

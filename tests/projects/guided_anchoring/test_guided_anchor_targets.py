@@ -2,10 +2,10 @@ import pytest
 import torch
 from guided_published import Published, published_cfg, sample_generator
 
-from anchor_heads.anchor_generation import stretch
-from anchor_heads.matching import match_max_iou
+from anchor_heads.anchor_generation import decode_shapes
+from anchor_heads.modeling.matching import match_max_iou
 from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
-from anchor_heads.projects.guided_anchoring.head import Guide
+from anchor_heads.projects.guided_anchoring.head import AnchorPrediction
 from anchor_heads.projects.guided_anchoring.targets import (
     location_targets,
     object_levels,
@@ -34,7 +34,9 @@ def anchoring_of(name, published):
 
 def guides_of(published, image_size):
     sizes = map_sizes(image_size, published.strides)
-    return [Guide(torch.zeros(1, 1, *size), torch.zeros(1, 2, *size), ()) for size in sizes]
+    return [
+        AnchorPrediction(torch.zeros(1, 1, *size), torch.zeros(1, 2, *size), ()) for size in sizes
+    ]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -93,7 +95,7 @@ def test_cells_in_images_are_the_published_ones(name):
     published = Published(name)
     image_sizes = [x.image_size for x in published.instances()]
     maps = [torch.zeros(2, 1, *size) for size in map_sizes((128, 160), published.strides)]
-    cells = anchoring_of(name, published).square_generator.cells_in_images(maps, image_sizes)
+    cells = anchoring_of(name, published).square_generator.valid_mask(maps, image_sizes)
     assert torch.equal(cells, published.levels("anchors/inside_flags"))
     assert not cells.all()  # the images differ in size
 
@@ -110,7 +112,7 @@ def test_squares_and_guided_anchors_are_the_published_ones(name):
     height, width = published.tensor("clip/shape_pred").shape[1:]
     size = (height * published.strides[1], width * published.strides[1])
     square = anchoring._squares(guides_of(published, size))[1]
-    anchors = stretch(square, anchoring.shape_std * raw)
+    anchors = decode_shapes(square, anchoring.shape_std * raw)
     torch.testing.assert_close(
         anchors, published.tensor("clip/guided_level1"), rtol=1e-4, atol=1e-3
     )

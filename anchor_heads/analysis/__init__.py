@@ -1,0 +1,1 @@
+"""What anchors do with a data set: compare, diagnose, benchmark, parameters and FLOPs."""

@@ -1,0 +1,159 @@
+"""Classes, images and limits that do not go with the number of objects."""
+
+import functools
+import math
+
+import numpy as np
+
+from anchor_heads.analysis.diagnosis.finding import ERROR, Case, Finding, Suggestion, by_share
+
+# A class with fewer boxes is hardly learned.
+FEW_BOXES = 10
+NAMES_SHOWN = 10
+# Suggested limits are multiples of this.
+LIMIT_STEP = 50
+
+
+def number_of_classes(case: Case) -> Finding | None:
+    """A model for another number of classes."""
+    if not case.kind.detects:
+        return None
+    node = "RETINANET" if case.kind.one_stage else "ROI_HEADS"
+    model, data = case.cfg.MODEL[node].NUM_CLASSES, len(case.data.class_names)
+    if model == data:
+        return None
+    return Finding(
+        ERROR,
+        f"The model is for {model} classes and the data set has {data}: training refuses to start.",
+        {"model": model, "data": data},
+        Suggestion({f"MODEL.{node}.NUM_CLASSES": data}),
+    )
+
+
+def absent_classes(case: Case) -> Finding | None:
+    """Classes without a box."""
+    absent = case.data.boxes_per_class == 0
+    advice = "Take them out of the categories of the annotation file, or add images that have them."
+    suggestion = Suggestion({"DATASETS.TRAIN": None}, advice)
+    return _classes(case, absent, "have no box and are never learned", suggestion)
+
+
+def rare_classes(case: Case) -> Finding | None:
+    """Classes with a few boxes."""
+    boxes = case.data.boxes_per_class
+    rare = (boxes > 0) & (boxes < FEW_BOXES)
+    meaning = f"have fewer than {FEW_BOXES} boxes: hardly learned"
+    if rare.all():
+        return _classes(case, rare, meaning, Suggestion({"DATASETS.TRAIN": None}, "Add images."))
+    changes = {"DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler"}
+    if rare.any():
+        changes["DATALOADER.REPEAT_THRESHOLD"] = _repeat_threshold(case, rare)
+    return _classes(case, rare, meaning, Suggestion(changes))
+
+
+def images_without_objects(case: Case) -> Finding | None:
+    """Images that training leaves out."""
+    if not case.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return None
+    return by_share(
+        case.data.num_images_without_objects,
+        case.data.num_images_in_files,
+        "images",
+        "are left out of training, for they have no objects (crowds aside): the model never sees "
+        "that there may be none",
+        lambda: Suggestion({"DATALOADER.FILTER_EMPTY_ANNOTATIONS": False}),
+    )
+
+
+def detection_limit(case: Case) -> Finding | None:
+    """Images with more objects than may be detected."""
+    fractions = {"TEST.DETECTIONS_PER_IMAGE": 1} if case.kind.detects else {}
+    return _over_limits(case, fractions, "that may be detected in one")
+
+
+def proposal_limit(case: Case) -> Finding | None:
+    """Images with more objects than there may be proposals."""
+    if case.kind.one_stage:
+        return None
+    stored = case.kind.name == "PrecomputedProposals"
+    key = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK" if stored else "MODEL.RPN.POST_NMS_TOPK"
+    fractions = {f"{key}_TRAIN": 1, f"{key}_TEST": 1}
+    return _over_limits(case, fractions, "proposals of one")
+
+
+def positives_limit(case: Case) -> Finding | None:
+    """Images with more objects than positives are drawn of each."""
+    model, fractions = case.cfg.MODEL, {}
+    if case.kind.strategy not in (None, "FreeAnchor") and not case.kind.one_stage:
+        fractions["MODEL.RPN.BATCH_SIZE_PER_IMAGE"] = model.RPN.POSITIVE_FRACTION
+    if case.kind.detects and not case.kind.one_stage:
+        fractions["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"] = model.ROI_HEADS.POSITIVE_FRACTION
+    if case.kind.strategy == "GuidedAnchor":
+        fraction = model.GUIDED_ANCHOR.SHAPE_POSITIVE_FRACTION
+        fractions["MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE"] = fraction
+    return _over_limits(case, fractions, "positives that a step draws of one")
+
+
+DATA_FINDINGS = (
+    number_of_classes,
+    absent_classes,
+    rare_classes,
+    images_without_objects,
+    detection_limit,
+    proposal_limit,
+    positives_limit,
+)
+
+
+def _classes(case, chosen, meaning, suggestion):
+    names = np.array(case.data.class_names)[chosen].tolist()
+    listed = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+    return by_share(
+        len(names),
+        len(case.data.class_names),
+        "classes",
+        f"{meaning} ({listed})",
+        lambda: suggestion,
+        least_share=0,
+    )
+
+
+def _repeat_threshold(case, rare):
+    """A class in a share f of the images is repeated sqrt(threshold / f) times: twice for the most
+    frequent of the rare classes."""
+    objects = case.data.objects
+    pairs = np.unique(np.stack([objects.classes, objects.images]), axis=1)
+    images = np.bincount(pairs[0], minlength=len(rare))[rare].max()
+    return float(f"{min(1, 4 * images / case.data.num_images):.2g}")
+
+
+def _over_limits(case, fractions, what):
+    """Images with more objects than one of some keys allows.
+
+    Args:
+        fractions (dict): for each key, what share of its value is for objects.
+    """
+    values = {key: functools.reduce(getattr, key.split("."), case.cfg) for key in fractions}
+    limits = {key: int(value * fractions[key]) for key, value in values.items() if value >= 0}
+    if not limits:
+        return None
+    objects = case.data.objects_per_image
+    most, least_limit = objects.max(initial=0), min(limits.values())
+
+    def suggest():
+        return Suggestion(
+            {
+                key: math.ceil(most / fractions[key] / LIMIT_STEP) * LIMIT_STEP
+                for key, limit in limits.items()
+                if limit < most
+            }
+        )
+
+    return by_share(
+        (objects > least_limit).sum(),
+        len(objects),
+        "images",
+        f"have more objects (up to {most}) than the {least_limit} {what}",
+        suggest,
+        least_share=0,
+    )

@@ -1,0 +1,305 @@
+"""Pictures of a model's anchors: where it wants them, which it has, and what it detects.
+
+All images are (H, W, 3) uint8 arrays in BGR.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
+from detectron2.structures import Boxes, Instances
+
+from anchor_heads.anchor_generation.inspection import InspectedAnchors, LocationMap, inspect_anchors
+from anchor_heads.visualization.drawing import (
+    LINE_HEIGHT,
+    MARGIN,
+    MAX_PROPOSALS,
+    SCORE_THRESHOLD,
+    captioned,
+    grid,
+    paint_detections,
+    text_width,
+    wrapped,
+    write,
+)
+
+# Long side in pixels of each panel.
+PANEL_SIDE = 600
+# Proposals have no score to choose objects by: so many of the best stand in for them.
+MAX_PROPOSAL_OBJECTS = 10
+
+# From violet to yellow. Darker ones are left out: boxes are seen on dark grey.
+_COLORS = cv2.applyColorMap(np.arange(50, 256, dtype=np.uint8), cv2.COLORMAP_PLASMA)[:, 0]
+_SHADE = 0.5  # brightness of a map's colours where the image is black; 1 where it is white
+_BRIGHTNESS = 0.5
+_BAR_WIDTH, _BAR_HEIGHT = 100, 10
+_OUTSIDE = 10  # pixels away from the image, where a line does not show
+_CYAN = (255, 255, 0)  # unlike the colours above
+
+
+class Panel(NamedTuple):
+    """A part of a picture, with the text above it."""
+
+    image: np.ndarray
+    caption: str
+    legend: tuple[str, float] = ("", 0.0)
+    """What the colours mean, and the value of the last; 0 for no legend."""
+
+
+@torch.no_grad()
+def picture_of_anchors(
+    predictor,
+    image: np.ndarray,
+    metadata,
+    annotations: list[dict] | None = None,
+    score_threshold: float = SCORE_THRESHOLD,
+) -> np.ndarray:
+    """Location maps, anchors and detections of an image, as panels of one picture.
+
+    Args:
+        predictor (DefaultPredictor): the model, and how it wants its images.
+        image (ndarray): BGR image.
+        metadata (Metadata): of a data set; its "thing_classes" name the classes.
+        annotations (list[dict] or None): the objects in Detectron2's format, in the frame of the
+            image; crowds are left out. If None, the model's own detections stand in for them.
+        score_threshold (float): detections with a lower score are left out.
+
+    Raises:
+        TypeError, ValueError: see :func:`inspect_anchors`.
+    """
+    resize = predictor.aug.get_transform(image)
+    channels = image if predictor.input_format == "BGR" else image[:, :, ::-1]
+    tensor = torch.as_tensor(resize.apply_image(channels).astype("float32").transpose(2, 0, 1))
+    input_size = tuple(tensor.shape[1:])
+    height, width = (max(1, round(PANEL_SIDE * side / max(input_size))) for side in input_size)
+    (output,) = predictor.model([{"image": tensor, "height": height, "width": width}])
+    found = output["instances" if "instances" in output else "proposals"].to("cpu")
+
+    if annotations is None:
+        objects, source = stand_in_objects(found, input_size, score_threshold)
+    else:
+        objects = annotated_objects(annotations, resize, input_size)
+        source = _counted(len(objects), "annotated object")
+    inspected = inspect_anchors(predictor.model, tensor, objects)
+    panel = T.ResizeTransform(*image.shape[:2], height, width).apply_image(image)
+    return anchor_panels(panel, inspected, objects, source, found, metadata, score_threshold)
+
+
+def annotated_objects(annotations: list[dict], transform, image_size: tuple[int, int]) -> Instances:
+    """The annotated objects, without crowds, as a model in training gets them.
+
+    Args:
+        annotations (list[dict]): in Detectron2's format.
+        transform (Transform): from the annotated image to the network's input.
+        image_size (tuple[int, int]): height and width of the network's input.
+
+    Returns:
+        Instances: with "gt_boxes" and "gt_classes".
+    """
+    boxes_only = [
+        {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
+        for annotation in annotations
+        if not annotation.get("iscrowd", 0)
+    ]
+    transformed = [transform_instance_annotations(x, [transform], image_size) for x in boxes_only]
+    objects = annotations_to_instances(transformed, image_size)
+    return objects[objects.gt_boxes.nonempty()]
+
+
+def stand_in_objects(
+    found: Instances, image_size: tuple[int, int], score_threshold: float = SCORE_THRESHOLD
+) -> tuple[Instances, str]:
+    """What the model found, in place of objects that nobody has annotated.
+
+    Args:
+        found (Instances): detections or proposals.
+        image_size (tuple[int, int]): height and width of the network's input.
+        score_threshold (float): detections with a lower score are left out.
+
+    Returns:
+        Instances: with "gt_boxes" and "gt_classes", in the frame of the network's input.
+        str: what they are.
+    """
+    if found.has("proposal_boxes"):
+        best = found.objectness_logits.argsort(descending=True)[:MAX_PROPOSAL_OBJECTS]
+        boxes, classes = found.proposal_boxes[best], torch.zeros_like(best)
+        source = f"best {_counted(len(best), 'proposal')}, for lack of annotated objects"
+    else:
+        found = found[found.scores >= score_threshold]
+        boxes, classes = found.pred_boxes.clone(), found.pred_classes
+        source = f"{_counted(len(found), 'detection')}, for lack of annotated objects"
+    height, width = found.image_size
+    boxes.scale(image_size[1] / width, image_size[0] / height)
+    return Instances(image_size, gt_boxes=boxes, gt_classes=classes), source
+
+
+def anchor_panels(
+    image: np.ndarray,
+    inspected: InspectedAnchors,
+    objects: Instances,
+    source: str,
+    found: Instances,
+    metadata,
+    score_threshold: float = SCORE_THRESHOLD,
+) -> np.ndarray:
+    """The panels of :func:`picture_of_anchors`.
+
+    Args:
+        image (ndarray): BGR image in the size of a panel.
+        inspected (InspectedAnchors): the anchors.
+        objects (Instances): with "gt_boxes", in the frame of the network's input.
+        source (str): what the objects are.
+        found (Instances): detections or proposals, in the frame of ``image``.
+        metadata (Metadata): its "thing_classes" name the classes.
+        score_threshold (float): detections with a lower score are left out.
+    """
+    highest = max((float(x.probability.max()) for x in inspected.location_maps), default=0.0)
+    panels = [
+        Panel(
+            paint_location_map(image, x, inspected.image_size, highest),
+            _describe_map(x),
+            ("probability", highest),
+        )
+        for x in inspected.location_maps
+    ]
+    panels.append(
+        Panel(
+            paint_anchors(image, inspected, objects.gt_boxes),
+            f"{inspected.caption}. Cyan: {source}",
+            (inspected.strength_name, _strongest(inspected)),
+        )
+    )
+    panels.append(
+        Panel(
+            paint_detections(image, found, metadata, score_threshold, scale=1.0),
+            _describe_found(found, score_threshold),
+        )
+    )
+    texts = [wrapped(panel.caption, image.shape[1]) for panel in panels]
+    lines = max(map(len, texts)) + 1
+    return grid(
+        [_captioned(panel, text, lines) for panel, text in zip(panels, texts, strict=True)],
+        columns=2 if len(panels) < 4 else -(-len(panels) // 2),
+    )
+
+
+def paint_location_map(
+    image: np.ndarray, location_map: LocationMap, image_size: tuple[int, int], highest: float
+) -> np.ndarray:
+    """The map in colours, from probability 0 to ``highest``, shaded by the image.
+
+    Each pixel has the colour of the location next to it.
+
+    Args:
+        image (ndarray): BGR image.
+        location_map (LocationMap): the map.
+        image_size (tuple[int, int]): height and width of the network's input.
+        highest (float): probability that has the last colour.
+    """
+    probability = location_map.probability.cpu().numpy()
+    rows, columns = (
+        _nearest(pixels, size, locations, location_map)
+        for pixels, size, locations in zip(
+            image.shape[:2], image_size, probability.shape, strict=True
+        )
+    )
+    colors = _colors(probability, highest)[rows][:, columns]
+    shade = _SHADE + (1 - _SHADE) * cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) / 255
+    return (colors * shade[..., None]).round().astype(np.uint8)
+
+
+def paint_anchors(
+    image: np.ndarray, inspected: InspectedAnchors, objects: Boxes, highest: float | None = None
+) -> np.ndarray:
+    """The image in dark grey with anchors coloured by strength, the strongest on top.
+
+    Args:
+        image (ndarray): BGR image.
+        inspected (InspectedAnchors): the anchors.
+        objects (Boxes): objects in the frame of the network's input, painted cyan.
+        highest (float or None): strength that has the last colour; None for that of the strongest.
+    """
+    picture = _dark_grey(image)
+    scale = np.divide(image.shape[1::-1], inspected.image_size[::-1])
+    strength = inspected.strength.cpu().numpy()
+    boxes = inspected.boxes.cpu().numpy()
+    highest = highest or _strongest(inspected)
+    colors = _colors(strength, highest)
+    for i in strength.argsort(kind="stable"):
+        thickness = 2 if strength[i] > highest / 2 else 1
+        _rectangle(picture, boxes[i], scale, colors[i].tolist(), thickness)
+    for box in objects.tensor.cpu().numpy():
+        _rectangle(picture, box, scale, _CYAN, thickness=1)  # a strong anchor below it has a rim
+    return picture
+
+
+def color_bar(width: int, height: int) -> np.ndarray:
+    """The colours from strength or probability 0 to the highest, from left to right."""
+    return np.tile(_colors(np.linspace(0, 1, width), 1.0), (height, 1, 1))
+
+
+def _rectangle(image, box, scale, color, thickness) -> None:
+    # Predicted boxes may be larger than OpenCV can count. A box ends where its last pixel ends.
+    corners = (box.reshape(2, 2) * scale).clip(-_OUTSIDE, max(image.shape) + _OUTSIDE)
+    first, last = corners.round().astype(int).tolist()
+    cv2.rectangle(image, first, [last[0] - 1, last[1] - 1], color, thickness)
+
+
+def _nearest(pixels: int, size: int, locations: int, location_map: LocationMap) -> np.ndarray:
+    """Along one side: the location next to each of the ``pixels`` that show ``size``."""
+    centers = (np.arange(pixels) + 0.5) * size / pixels
+    index = np.round(centers / location_map.stride - location_map.offset)
+    return index.astype(int).clip(0, locations - 1)
+
+
+def _colors(values: np.ndarray, highest: float) -> np.ndarray:
+    """(..., 3) colours of values from 0 to ``highest``."""
+    share = (values / max(highest, 1e-12)).clip(0, 1)
+    return _COLORS[np.round(share * (len(_COLORS) - 1)).astype(int)]
+
+
+def _dark_grey(image: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    return cv2.cvtColor((_BRIGHTNESS * grey).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+
+
+def _strongest(inspected: InspectedAnchors) -> float:
+    return float(inspected.strength.max()) if len(inspected.strength) else 0.0
+
+
+def _describe_map(location_map: LocationMap) -> str:
+    probability, threshold = location_map.probability, location_map.threshold
+    kept = float((probability >= threshold).float().mean())
+    return (
+        f"Location {location_map.level}: max {float(probability.max()):.2g}, "
+        f"{100 * kept:.1f} % at or above {threshold:g}"
+    )
+
+
+def _describe_found(found: Instances, score_threshold: float) -> str:
+    if found.has("proposal_boxes"):
+        return f"Best {min(len(found), MAX_PROPOSALS)} of {_counted(len(found), 'proposal')}"
+    shown = int((found.scores >= score_threshold).sum())
+    return f"{_counted(shown, 'detection')} with a score from {score_threshold:.0%} on"
+
+
+def _captioned(panel: Panel, text: list[str], lines: int) -> np.ndarray:
+    """The panel below a caption of ``lines`` lines, of which the last is for the legend."""
+    picture = captioned(panel.image, text + [""] * (lines - len(text)))
+    name, highest = panel.legend
+    if highest > 0:
+        bottom = lines * LINE_HEIGHT
+        before = f"{name} 0 "
+        x = MARGIN + text_width(before)
+        write(picture, before, MARGIN, bottom)
+        bar = color_bar(_BAR_WIDTH, _BAR_HEIGHT)
+        picture[bottom - 4 - _BAR_HEIGHT : bottom - 4, x : x + _BAR_WIDTH] = bar
+        write(picture, f" {highest:.2g}", x + _BAR_WIDTH, bottom)
+    return picture
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,159 @@
+"""The tool, on tiny models with random weights."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from tiny_run import REPOSITORY, write_config, write_data_set
+
+from anchor_heads import get_cfg
+from anchor_heads.analysis.comparison.measure import ComparedModel
+from anchor_heads.analysis.comparison.run import model_names
+from anchor_heads.analysis.comparison.store import Measurements
+
+
+def write_models(folder, **architectures):
+    """A data set, and a config and weights for each architecture.
+
+    Returns:
+        list[str]: the options that name them.
+    """
+    write_data_set(folder, num_images=6, empty=(2,))
+    configs, weights = [], []
+    for name, architecture in architectures.items():
+        overrides = ["MODEL.PROPOSAL_GENERATOR.NAME", "GuidedAnchorRPN"]
+        config = Path(write_config(folder, architecture, overrides)).rename(folder / f"{name}.yaml")
+        cfg = get_cfg()
+        cfg.merge_from_file(str(config))
+        torch.manual_seed(1)  # not those that the tool starts from
+        torch.save({"model": build_model(cfg).state_dict()}, folder / f"{name}.pth")
+        configs.append(str(config))
+        weights.append(str(folder / f"{name}.pth"))
+    return ["--config-file", *configs, "--weights", *weights]
+
+
+def compare_anchors(monkeypatch, *command_line):
+    monkeypatch.setattr(sys, "argv", ["compare_anchors.py", *map(str, command_line)])
+    runpy.run_path(str(REPOSITORY / "tools/compare_anchors.py"), run_name="__main__")
+
+
+def without_times(report):
+    models = [{k: v for k, v in x.items() if k != "seconds_per_image"} for x in report["models"]]
+    return {**report, "date": "", "models": models}
+
+
+def measured_ids(output):
+    files = sorted((output / "measured").glob("*.jsonl"))
+    return {
+        file.name.rsplit("-", 1)[0]: [x["image_id"] for x in Measurements(file)] for file in files
+    }
+
+
+def stop_after(monkeypatch, number):
+    """Let a comparison be stopped when so many images of models are measured."""
+    calls = iter(range(number))
+    original = ComparedModel.measure
+
+    def measure(self, image):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    monkeypatch.setattr(ComparedModel, "measure", measure)
+
+
+def test_a_stopped_comparison_goes_on_to_the_same_result(tmp_path, monkeypatch, capsys):
+    models = write_models(tmp_path, ga="GuidedAnchorRetinaNet", rcnn="GeneralizedRCNN")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    compare_anchors(monkeypatch, *models, "--output-dir", whole, "--pictures", 2)
+    said = capsys.readouterr()
+    assert "6/6" in said.err and f"{whole}/comparison.html" in said.out
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        with pytest.raises(SystemExit, match="the same command goes on from there"):
+            compare_anchors(patch, *models, "--output-dir", parts, "--pictures", 2)
+    assert measured_ids(parts) == {"ga": [0, 1, 2], "rcnn": [0, 1]}
+    assert not (parts / "comparison.json").exists()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)  # all that was not measured, and nothing again
+        compare_anchors(patch, *models, "--output-dir", parts, "--pictures", 2)
+    assert measured_ids(parts) == {"ga": list(range(6)), "rcnn": list(range(6))}
+
+    reports = [json.loads((x / "comparison.json").read_text()) for x in (whole, parts)]
+    assert without_times(reports[0]) == without_times(reports[1])
+    ga, rcnn = reports[0]["models"]
+    assert (ga["name"], rcnn["name"]) == ("ga", "rcnn")
+    assert ga["nms_recall"] and rcnn["nms_recall"] is None
+    assert list(rcnn["recall"]) == ["anchors", "proposals", "detections"]
+    assert ga["head_is_trained"] and ga["parameters"] > 1000 and ga["multiply_adds"] > 1000
+    data_set = reports[0]["data_set"]
+    assert data_set["images"] == 6 and data_set["images_without_objects"] == 1
+    page = (parts / "comparison.html").read_text()
+    assert page.count("data:image/jpeg") == 2 * 2 * 2  # images, models, pictures of each
+
+
+def test_more_images_are_added_to_the_first(tmp_path, monkeypatch, capsys):
+    options = [*write_models(tmp_path, one="RetinaNet"), "--output-dir", tmp_path / "out"]
+    options += ["--pictures", 0]
+    for number in (2, 4):
+        compare_anchors(monkeypatch, *options, "--images", number, "MODEL.RPN.NMS_THRESH", 0.6)
+        report = json.loads((tmp_path / "out/comparison.json").read_text())
+        assert report["data_set"]["images"] == number
+        assert measured_ids(tmp_path / "out") == {"one": list(range(number))}
+    # Another setting is another measurement.
+    compare_anchors(monkeypatch, *options, "--images", 1, "MODEL.RPN.NMS_THRESH", 0.5)
+    assert len(list((tmp_path / "out/measured").iterdir())) == 2
+
+
+def test_models_without_weights_are_named(tmp_path, monkeypatch, capsys):
+    options = write_models(tmp_path, one="RetinaNet")[:2]
+    options += ["--output-dir", tmp_path / "out", "--images", 1, "--device", "cpu"]
+    compare_anchors(monkeypatch, *options)
+    assert "one is not trained" in capsys.readouterr().out
+
+
+def test_mistakes_are_named_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    models = write_models(tmp_path, one="RetinaNet", two="RetinaNet")
+    with pytest.raises(SystemExit):
+        compare_anchors(monkeypatch, *models, "one_more.pth")
+    assert "--weights must name as many files" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        compare_anchors(monkeypatch, *models, "--images", 0)
+    assert "--images must be at least 1" in capsys.readouterr().err
+    out = ["--output-dir", tmp_path / "out"]
+    with pytest.raises(ValueError, match="no config key MODLE.DEVICE. Similar keys: MODEL.DEVICE"):
+        compare_anchors(monkeypatch, *models, *out, "MODLE.DEVICE", "cpu")
+    with pytest.raises(ValueError, match="compared on one data set. DATASETS.TEST is .*'a', 'b'"):
+        compare_anchors(monkeypatch, *models, *out, "DATASETS.TEST", "('a', 'b')")
+    with pytest.raises(FileNotFoundError, match="no.pth"):
+        compare_anchors(monkeypatch, *models[:-1], tmp_path / "no.pth", *out)
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:100])
+    with pytest.raises(OSError, match="Cannot read the image .*1.png"):
+        compare_anchors(monkeypatch, *models, *out)
+    assert measured_ids(tmp_path / "out") == {"one": [0], "two": [0]}
+
+
+def test_a_data_set_without_objects_is_refused(tmp_path, monkeypatch):
+    models = write_models(tmp_path, one="RetinaNet")
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    content["annotations"] = [x | {"iscrowd": 1} for x in content["annotations"]]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="None of the 6 images .* has an annotated object"):
+        compare_anchors(monkeypatch, *models, "--output-dir", tmp_path / "out")
+
+
+def test_models_have_different_names():
+    files = [
+        "runs/a/config.yaml",
+        "quick_start/retinanet",
+        "b/retinanet.yaml",
+        "runs/b/config.yaml",
+    ]
+    assert model_names(files) == ["a", "retinanet", "retinanet_2", "b"]
+    numbered_by_hand = ["retinanet.yaml", "retinanet/config.yaml", "retinanet_2/config.yaml"]
+    assert model_names(numbered_by_hand) == ["retinanet", "retinanet_2", "retinanet_2_2"]

@@ -1,0 +1,65 @@
+"""Configs with made objects, for tests of what is found in them."""
+
+import numpy as np
+
+from anchor_heads import get_cfg
+from anchor_heads.analysis.diagnosis import Case
+from anchor_heads.analysis.diagnosis.anchor_levels import build_anchor_levels
+from anchor_heads.analysis.diagnosis.model_kind import model_kind
+from anchor_heads.analysis.diagnosis.training_data import Objects, TrainingData
+
+
+def config(architecture="RetinaNet", *overrides):
+    """A model on P3 to P5 (strides 8, 16, 32) with one square anchor of side 32, 64 or 128 around
+    the middle of each cell, for the classes of :func:`made_case`."""
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.merge_from_list(["DEPTH", 18, "RES2_OUT_CHANNELS", 64])
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    cfg.MODEL.RETINANET.IN_FEATURES = cfg.MODEL.RPN.IN_FEATURES = ["p3", "p4", "p5"]
+    cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128]]
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0]]
+    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
+    cfg.merge_from_list(list(overrides))
+    return cfg
+
+
+def proposal_config(generator, *overrides, architecture="ProposalNetwork"):
+    return config(architecture, "MODEL.PROPOSAL_GENERATOR.NAME", generator, *overrides)
+
+
+def made_objects(*images, size=(640, 640), classes=0) -> Objects:
+    """Objects of images, each given as a list of boxes (x0, y0, x1, y1)."""
+    counts = [len(boxes) for boxes in images]
+    boxes = np.array([box for boxes in images for box in boxes], np.float32).reshape(-1, 4)
+    return Objects(
+        boxes=boxes,
+        image_sizes=np.tile(np.float32(size), (len(boxes), 1)),
+        classes=np.broadcast_to(np.asarray(classes, np.int64), len(boxes)),
+        images=np.repeat(np.arange(len(images)), counts),
+    )
+
+
+def made_case(cfg, *images, size=(640, 640), classes=0, without_objects=0, anchors=True) -> Case:
+    """A case with images of the same size; ``without_objects`` are left out of training."""
+    data = TrainingData(
+        objects=made_objects(*images, size=size, classes=classes),
+        image_sizes=np.tile(np.float32(size), (len(images), 1)),
+        class_names=["cat", "dog"],
+        num_images_without_objects=without_objects,
+        num_images_in_files=len(images) + without_objects,
+    )
+    kind = model_kind(cfg)
+    return Case(cfg, data, kind, build_anchor_levels(cfg, kind) if anchors else None)
+
+
+def square(center, side):
+    """A box around (center, center)."""
+    return rectangle(center, side, side)
+
+
+def rectangle(center, width, height):
+    x, y = width / 2, height / 2
+    return (center - x, center - y, center + x, center + y)

@@ -1,0 +1,124 @@
+import json
+import re
+import runpy
+import shlex
+import sys
+
+import pytest
+from made_case import config, made_case, square
+from tiny_run import REPOSITORY, write_config, write_data_set
+
+from anchor_heads import get_cfg
+from anchor_heads.analysis.diagnosis import FINDINGS, Diagnosis, Finding, Suggestion, diagnose
+
+# What the tiny run, made to take a few steps, lacks: anchors for the two shapes, and a schedule.
+GOOD = ["MODEL.ANCHOR_GENERATOR.SIZES", [[23], [28]], "MODEL.RETINANET.IN_FEATURES", ["p3", "p4"]]
+GOOD += ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.4, 0.6, 1.0]]]
+GOOD += ["MODEL.RPN.IN_FEATURES", ["p3", "p4"], "MODEL.RETINANET.BBOX_REG_WEIGHTS", (10, 10, 5, 5)]
+GOOD += ["SOLVER.MAX_ITER", 72, "SOLVER.STEPS", (48,), "SOLVER.BASE_LR", 0.00125]
+GOOD += ["MODEL.FREE_ANCHOR.BAG_SIZE", 20]
+GOOD += ["INPUT.MIN_SIZE_TRAIN", (60,), "INPUT.MIN_SIZE_TEST", 60]
+
+
+def run_tool(monkeypatch, capsys, *command_line) -> str:
+    monkeypatch.setattr(sys, "argv", ["diagnose.py", *map(str, command_line)])
+    runpy.run_path(str(REPOSITORY / "tools/diagnose.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    write_data_set(tmp_path, num_images=24)
+    return write_config(tmp_path, overrides=GOOD)
+
+
+def test_a_good_config_has_nothing_to_mend(config_file, tmp_path, monkeypatch, capsys):
+    said = run_tool(monkeypatch, capsys, config_file)
+    assert f"Training data: {tmp_path.name}, 24 images with 36 objects of 2 classes." in said
+    assert "FreeAnchorRetinaNet on p3, p4 (strides 8, 16), sizes from 23 to 28" in said
+    assert said.endswith("Nothing was found that will hurt.\n")
+
+
+def test_what_is_found_is_printed_and_written(config_file, tmp_path, monkeypatch, capsys):
+    json_file = tmp_path / "new/diagnosis.json"
+    overrides = ["SOLVER.MAX_ITER", 3, "SOLVER.BASE_LR", 0.01, "MODEL.RETINANET.NUM_CLASSES", 80]
+    said = run_tool(monkeypatch, capsys, config_file, "--json", json_file, *overrides)
+    severities = [
+        line.split()[0] for line in said.splitlines() if re.match("error|warning|note", line)
+    ]
+    assert severities == ["error", "warning", "warning", "warning", "warning", "errors:"]
+    assert "\n         -> MODEL.RETINANET.NUM_CLASSES 2\n" in said
+    assert "errors: 1, warnings: 4, notes: 0." in said
+
+    content = json.loads(json_file.read_text())
+    findings = {finding["name"]: finding for finding in content["findings"]}
+    assert list(findings)[0] == "number_of_classes"
+    assert set(findings) == {
+        "number_of_classes",
+        "learning_rate",
+        "few_epochs",
+        "steps_after_end",
+        "long_warmup",
+    }
+    assert findings["learning_rate"]["numbers"] == {"rate": 0.01, "ratio": 8.0}
+    assert findings["learning_rate"]["changes"] == {"SOLVER.BASE_LR": 0.00125}
+    assert findings["learning_rate"]["severity"] == "warning"
+    assert len(content["summary"]) == 3
+
+
+def test_values_can_be_pasted_behind_a_command():
+    sides = {"MODEL.RPN.IN_FEATURES": ["p3", "p4"], "SOLVER.STEPS": (3, 4)}
+    finding = Finding("note", "x", {}, Suggestion({**sides, "SOLVER.MAX_ITER": None}))
+    case = made_case(config(), [square(84, 32)], anchors=False)
+    said = str(Diagnosis(case, {"made": finding}))
+    lines = [line.split("-> ")[1] for line in said.splitlines() if "-> " in line]
+    assert lines[2] == "SOLVER.MAX_ITER"
+    cfg = get_cfg()
+    cfg.merge_from_list(shlex.split(" ".join(lines[:2])))
+    assert cfg.MODEL.RPN.IN_FEATURES == ["p3", "p4"] and cfg.SOLVER.STEPS == (3, 4)
+    assert "Anchors: RetinaNet has none that could be judged." in said
+
+
+def test_severe_findings_come_first(monkeypatch, config_file):
+    def note(case):
+        return Finding("note", "a note", {})
+
+    def error(case):
+        return Finding("error", "an error", {})
+
+    findings = (note, error, lambda case: None)
+    monkeypatch.setattr("anchor_heads.analysis.diagnosis.report.FINDINGS", findings)
+    cfg = get_cfg()
+    cfg.merge_from_file(config_file)
+    assert list(diagnose(cfg).findings) == ["error", "note"]
+
+
+def test_findings_have_names_of_their_own():
+    assert len({function.__name__ for function in FINDINGS}) == len(FINDINGS) > 20
+    assert all(function.__doc__ for function in FINDINGS)
+
+
+def test_a_missing_data_set_is_said(config_file, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="there is no data set 'absent'"):
+        run_tool(monkeypatch, capsys, config_file, "DATASETS.TRAIN", "('absent',)")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["MODEL.META_ARCHITECTURE", "GuidedAnchorRetinaNet"],
+        ["MODEL.META_ARCHITECTURE", "DynamicAnchorRetinaNet"],
+        ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"],
+        ["MODEL.META_ARCHITECTURE", "ProposalNetwork"],
+        [
+            *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
+            *("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+        ],
+    ],
+)
+def test_every_kind_of_model(config_file, overrides):
+    cfg = get_cfg()
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(overrides)
+    diagnosis = diagnose(cfg)
+    assert "36 objects" in str(diagnosis) and json.dumps(diagnosis.to_json())
