@@ -30,11 +30,14 @@ setup(
         "numpy",
         "fvcore",
         "pycocotools>=2.0.8",
+        "matplotlib",
+        "jinja2",
     ],
     packages=[*find_packages(include=["anchor_heads", "anchor_heads.*"]), *METHODS, *CONFIGS],
     package_dir=METHODS | CONFIGS,
     package_data={
         "anchor_heads.configs": ["**/*.yaml"],
+        "anchor_heads.analysis.comparison": ["*.html"],
         **{name: ["*.md"] for name in ("anchor_heads.checkpoint", *METHODS)},
     },
 )

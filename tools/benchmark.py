@@ -21,9 +21,9 @@ import sys
 import torch
 
 from anchor_heads.analysis.benchmark.compare import compare
-from anchor_heads.analysis.benchmark.report import describe, environment
+from anchor_heads.analysis.benchmark.report import describe
 from anchor_heads.analysis.benchmark.workload import Workload
-from anchor_heads.analysis.comparison.run import model_names
+from anchor_heads.analysis.reports import environment, model_names
 from anchor_heads.engine import load_config
 
 # Judging the wanted locations and judging all may differ by this much.

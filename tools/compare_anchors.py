@@ -12,7 +12,8 @@ two. It can be stopped: the same command then goes on with the next image.
 import argparse
 import sys
 
-from anchor_heads.analysis.comparison.run import compare, model_names
+from anchor_heads.analysis.comparison.run import compare
+from anchor_heads.analysis.reports import model_names
 from anchor_heads.engine import load_config, split_overrides
 
 

@@ -32,7 +32,3 @@ stay at their prior probability 0.01, so that nothing is decoded or suppressed; 
 its usual number of candidates, but arbitrary ones. Predicted shapes stay close to the squares, and
 boxes close to the anchors. The results say how many boxes came out.
 """
-
-from anchor_heads.analysis.benchmark.report import environment
-
-__all__ = ["environment"]

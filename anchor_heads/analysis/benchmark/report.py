@@ -1,32 +1,4 @@
-"""What measured numbers depend on, and their table."""
-
-import platform
-import re
-from datetime import datetime, timezone
-from pathlib import Path
-
-import detectron2
-import torch
-import torchvision
-
-import anchor_heads
-
-
-def environment(device: torch.device) -> dict:
-    """What the times depend on beside the models, ready for JSON."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "detectron2": detectron2.__version__,
-        "anchor_heads": anchor_heads.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu": model[1] if model else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
+"""The table of measured numbers."""
 
 
 def describe(report: dict) -> str:
@@ -35,7 +7,7 @@ def describe(report: dict) -> str:
     Args:
         report (dict): "command" (str), "arguments" with "image_size" (height and width) and
             "repeats", "runs" (see :func:`anchor_heads.analysis.benchmark.compare.compare`) and the
-            entries of :func:`environment`.
+            entries of :func:`anchor_heads.analysis.reports.environment`.
     """
     arguments = report["arguments"]
     height, width = arguments["image_size"]

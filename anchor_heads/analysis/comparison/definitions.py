@@ -7,6 +7,8 @@ KINDS = ("anchors", "proposals", "detections")
 # COCO's limits between small, medium and large, in square pixels.
 SIZE_LIMITS = (32**2, 96**2)
 SIZES = ("small", "medium", "large")
+# The name of the numbers over all sizes, or all levels.
+ALL = "all"
 # NMS as in FreeAnchor's paper.
 NMS_THRESHOLD = 0.5
 

@@ -15,16 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from torch import Tensor
 from torch.utils.benchmark import timer  # waits for the GPU
 
 from anchor_heads.analysis.comparison.definitions import NMS_THRESHOLD, RANKS
-from anchor_heads.analysis.comparison.images import AnnotatedImage
 from anchor_heads.anchor_generation.inspection import anchor_source
 from anchor_heads.anchor_generation.ranked_anchors import LevelAnchors, ranked_anchors
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
@@ -33,6 +32,31 @@ from anchor_heads.evaluation.proposal_recall import matched_overlaps
 from anchor_heads.modeling.matching import pairwise_iou_chunks
 from anchor_heads.modeling.model_parts import anchor_head, preprocess
 from anchor_heads.modeling.one_stage import candidates_before_nms
+
+
+class AnnotatedImage(NamedTuple):
+    """An image of a data set."""
+
+    record: dict
+    """In Detectron2's format, without annotations."""
+    objects: Instances
+    """With "gt_boxes" and "gt_classes", in the frame of the original image, without crowds."""
+
+
+def annotated_images(dataset_name: str) -> list[AnnotatedImage]:
+    """All images of a registered data set."""
+    return [_annotated_image(dict(record)) for record in DatasetCatalog.get(dataset_name)]
+
+
+def _annotated_image(record: dict) -> AnnotatedImage:
+    annotations = [x for x in record.pop("annotations", ()) if not x.get("iscrowd", 0)]
+    boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
+    objects = Instances(
+        (record["height"], record["width"]),
+        gt_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
+        gt_classes=torch.tensor([x["category_id"] for x in annotations], dtype=torch.int64),
+    )
+    return AnnotatedImage(record, objects[objects.gt_boxes.nonempty()])
 
 
 class Seen(NamedTuple):

@@ -1,6 +1,7 @@
 """Pictures of the anchors that models put on the objects of an image."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 import cv2
@@ -10,10 +11,14 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from torch import Tensor
 
-from anchor_heads.analysis.comparison.images import AnnotatedImage
-from anchor_heads.analysis.comparison.measure import ComparedModel, best_anchors, to_input
+from anchor_heads.analysis.comparison.measure import (
+    AnnotatedImage,
+    ComparedModel,
+    best_anchors,
+    to_input,
+)
 from anchor_heads.anchor_generation.inspection import InspectedAnchors, inspect_anchors
-from anchor_heads.visualization.anchor_pictures import paint_anchors
+from anchor_heads.visualization.anchor_pictures import color_bar, paint_anchors
 
 # Long side in pixels.
 PICTURE_SIDE = 480
@@ -28,7 +33,8 @@ class Picture(NamedTuple):
 class ImagePictures(NamedTuple):
     """The pictures of one image."""
 
-    file_name: str
+    name: str
+    """Of the file."""
     models: dict[str, list[Picture]]
     """By name of the model: its best anchor of each object, and the anchors that it counts on."""
 
@@ -47,7 +53,7 @@ def pictures_of(
     chosen = np.linspace(0, len(with_objects) - 1, min(number, len(with_objects))).astype(int)
     return [
         ImagePictures(
-            with_objects[i].record["file_name"],
+            PurePath(with_objects[i].record["file_name"]).name,
             {model.name: _pictures(model, with_objects[i]) for model in models},
         )
         for i in chosen
@@ -92,3 +98,8 @@ def _picture(image, inspected, objects, highest=None) -> Picture:
     strongest = float(inspected.strength.max()) if len(inspected.strength) else 0.0
     colors = f"Colours: {inspected.strength_name} 0 to {highest or strongest:.2g}"
     return Picture(jpeg.tobytes(), f"{inspected.caption}. {colors}.")
+
+
+def color_bar_png() -> bytes:
+    """The colours of anchors, from low to high."""
+    return cv2.imencode(".png", color_bar(160, 10))[1].tobytes()

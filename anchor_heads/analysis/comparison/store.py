@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from anchor_heads.analysis.comparison.images import AnnotatedImage
+from anchor_heads.analysis.comparison.measure import AnnotatedImage
 
 # Of what is stored: numbers of an older form are measured again.
 FORM = 1
@@ -24,13 +22,15 @@ class Measurements:
     def __init__(self, path: Path):
         """
         Args:
-            path (Path): file of the results; it is made by the first :meth:`add`.
+            path (Path): file of the results; the first :meth:`add` makes it.
 
         Raises:
             ValueError: if the file is of another kind.
         """
         self.path = path
-        self._drop_torn_line()
+        if path.exists():
+            with path.open("rb+") as file:
+                file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
         self.image_ids = {result["image_id"] for result in self}
 
     def add(self, result: dict) -> None:
@@ -42,26 +42,15 @@ class Measurements:
 
     def __iter__(self) -> Iterator[dict]:
         """The results, one at a time."""
-        if not self.path.exists():
-            return
-        with self.path.open() as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(
-                        f"{self.path}, line {number}: {error}. Remove the file to measure its "
-                        "images again."
-                    ) from None
-
-    def _drop_torn_line(self) -> None:
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as file:
-            end = 0
-            for line in file:
-                end += len(line) if line.endswith(b"\n") else 0
-            file.truncate(end)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.path}, line {number}: {error}. Remove the file to measure its images "
+                    "again."
+                ) from None
 
 
 def fingerprint(cfg: CfgNode, images: Sequence[AnnotatedImage], conditions: dict) -> str:
@@ -75,12 +64,10 @@ def fingerprint(cfg: CfgNode, images: Sequence[AnnotatedImage], conditions: dict
     Returns:
         str: 12 hexadecimal digits.
     """
-    digest = hashlib.sha256()
-    for part in (FORM, cfg.dump(), conditions):
-        digest.update(json.dumps(part).encode())
-    if os.path.isfile(cfg.MODEL.WEIGHTS):
+    digest = hashlib.sha256(json.dumps([FORM, cfg.dump(), conditions]).encode())
+    if Path(cfg.MODEL.WEIGHTS).is_file():
         with open(cfg.MODEL.WEIGHTS, "rb") as file:
-            for chunk in iter(partial(file.read, 2**20), b""):
+            while chunk := file.read(2**20):
                 digest.update(chunk)
     for record, objects in images:
         digest.update(json.dumps([record["file_name"], record["image_id"]]).encode())

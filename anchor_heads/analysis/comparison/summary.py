@@ -5,18 +5,16 @@ Shape shorthand in this module:
     G: number of objects on all images
 """
 
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from anchor_heads.analysis.comparison.definitions import KINDS, RANKS, SIZE_LIMITS, SIZES
-from anchor_heads.analysis.comparison.images import AnnotatedImage
+from anchor_heads.analysis.comparison.definitions import ALL, KINDS, RANKS, SIZE_LIMITS, SIZES
+from anchor_heads.analysis.comparison.measure import AnnotatedImage
 from anchor_heads.evaluation.nms_recall import IOU_THRESHOLDS, nms_recall
 from anchor_heads.evaluation.proposal_recall import average_recall
 
-ALL = "all"
 # Bins of the histograms of best IoU, over [0, 1].
 NUM_BINS = 20
 
@@ -32,7 +30,7 @@ def describe_objects(images: Sequence[AnnotatedImage]) -> dict:
 
 
 def summarize(results: Iterable[dict], images: Sequence[AnnotatedImage]) -> dict:
-    """One model's numbers over some images, read one image at a time.
+    """One model's numbers over some images.
 
     Args:
         results (iterable of dict): see :meth:`ComparedModel.measure`. Those of other images may be
@@ -43,7 +41,18 @@ def summarize(results: Iterable[dict], images: Sequence[AnnotatedImage]) -> dict
         dict: ready for JSON. Shares are in percent, and None where there is nothing to divide by;
         "seconds_per_image" are the quartiles.
     """
-    seconds, levels, objects = _gather(results, {image.record["image_id"] for image in images})
+    missing = {image.record["image_id"] for image in images}
+    seconds, levels, columns = [], defaultdict(lambda: np.zeros(3)), defaultdict(list)
+    for result in results:
+        if result["image_id"] in missing:
+            missing.remove(result["image_id"])
+            seconds.append(result["seconds"])
+            for name, counts in result["levels"].items():
+                levels[name] += counts
+            for name, values in result["objects"].items():
+                columns[name].append(np.array(values, np.float32))
+    levels[ALL] = sum(levels.values())
+    objects = {name: np.concatenate(values) for name, values in columns.items()}  # (G,) each
     return {
         "seconds_per_image": np.percentile(seconds, [25, 50, 75]).tolist(),
         "anchors_per_image": {name: float(x[0] / len(seconds)) for name, x in levels.items()},
@@ -61,26 +70,6 @@ def summarize(results: Iterable[dict], images: Sequence[AnnotatedImage]) -> dict
     }
 
 
-def _gather(results, image_ids):
-    """The seconds of the images, the sums of their levels' counts, and a (G,) array of each number
-    of their objects."""
-    seconds, levels, columns = array("d"), defaultdict(lambda: np.zeros(3)), defaultdict(_floats)
-    for result in results:
-        if result["image_id"] in image_ids:
-            image_ids.remove(result["image_id"])
-            seconds.append(result["seconds"])
-            for name, counts in result["levels"].items():
-                levels[name] += counts
-            for name, values in result["objects"].items():
-                columns[name].extend(values)
-    levels[ALL] = sum(levels.values())
-    return seconds, levels, {x: np.frombuffer(y, np.float32) for x, y in columns.items()}
-
-
-def _floats() -> array:
-    return array("f")
-
-
 def _by_size(areas: np.ndarray) -> dict[str, np.ndarray]:
     """Which of the (G,) objects are of each size."""
     size = np.searchsorted(SIZE_LIMITS, areas, side="right")
@@ -93,17 +82,18 @@ def _describe_iou(iou: np.ndarray) -> dict:
     return {
         "objects": count,
         "mean": float(iou.mean(dtype=np.float64)) if count else None,
-        "from_0.5": float(100 * (iou >= np.float32(0.5)).mean()) if count else None,
-        "from_0.7": float(100 * (iou >= np.float32(0.7)).mean()) if count else None,
+        "from_0.5": _share(iou, 0.5),
+        "from_0.7": _share(iou, 0.7),
         "histogram": np.histogram(iou, NUM_BINS, (0, 1))[0].tolist(),
     }
 
 
+def _share(iou: np.ndarray, threshold: float) -> float | None:
+    return float(100 * (iou >= np.float32(threshold)).mean()) if len(iou) else None
+
+
 def _recall(overlaps: np.ndarray) -> dict[str, float]:
-    return {
-        "AR": 100 * average_recall(overlaps),
-        "R50": float(100 * (overlaps >= np.float32(0.5)).mean()),
-    }
+    return {"AR": 100 * average_recall(overlaps), "R50": _share(overlaps, 0.5)}
 
 
 def _nms_recall(objects: dict[str, np.ndarray]) -> dict:

@@ -2,20 +2,21 @@
 
 from typing import NamedTuple
 
-from tabulate import tabulate
-
-from anchor_heads.analysis.comparison.definitions import DEFINITIONS, RANKS
-from anchor_heads.analysis.comparison.summary import ALL
+from anchor_heads.analysis.comparison.definitions import ALL, DEFINITIONS, RANKS
+from anchor_heads.analysis.reports import markdown_table, markdown_text
 
 NONE = "–"
 
 
 class Table(NamedTuple):
+    """A table of text; all columns but the first ``text_columns`` have numbers."""
+
+    key: str
+    """What the page calls it."""
     title: str
     headers: list[str]
     rows: list[list[str]]
     text_columns: int = 1
-    """How many columns, from the left, have words in them; the others have numbers."""
 
 
 def tables(report: dict) -> list[Table]:
@@ -25,15 +26,15 @@ def tables(report: dict) -> list[Table]:
         _overview(models),
         _costs(models),
         _best_iou(models),
-        _recall(models, "AR", "Average recall (AR) of the k best, %"),
-        _recall(models, "R50", "Recall at IoU 0.5 (R50) of the k best, %"),
+        _recall(models, "AR", "Average recall (AR) of the k best boxes, %"),
+        _recall(models, "R50", "Recall at IoU 0.5 (R50) of the k best boxes, %"),
         _by_level(models, "anchors_per_image", "Anchors per image by level", ",.0f"),
         _by_level(models, "locations_kept", "Locations kept by level, %", ".1f"),
     ]
 
 
 def introduction(report: dict) -> str:
-    """What was compared, on what and when."""
+    """What was compared, on which data, and when."""
     data_set = report["data_set"]
     objects = data_set["objects"]
     sizes = ", ".join(f"{number:,} {size}" for size, number in objects.items() if size != ALL)
@@ -51,7 +52,7 @@ def warnings(report: dict) -> list[str]:
     """What a reader has to know before the numbers."""
     return [
         f"{model['name']} is not trained: the head of its anchors is as initialised (weights: "
-        f"{model['weights'] or 'none'}). Only fixed anchors are what they will be after training."
+        f"{model['weights'] or 'none'}). Only preset anchors are what they will be after training."
         for model in report["models"]
         if not model["head_is_trained"]
     ]
@@ -59,11 +60,10 @@ def warnings(report: dict) -> list[str]:
 
 def markdown_report(report: dict) -> str:
     """The whole report; its form is that of the JSON file."""
-    parts = ["# Comparison of anchors", introduction(report)]
-    parts += [f"**{text}**" for text in warnings(report)]
+    parts = ["# Comparison of anchors", markdown_text(introduction(report))]
+    parts += [f"**{markdown_text(text)}**" for text in warnings(report)]
     for table in tables(report):
-        align = ["left" if i < table.text_columns else "right" for i in range(len(table.headers))]
-        text = tabulate(table.rows, table.headers, "pipe", colalign=align, disable_numparse=True)
+        text = markdown_table(table.headers, table.rows, table.text_columns)
         parts += [f"## {table.title}", text]
     parts += ["## What the numbers mean"]
     parts += [f"**{term}.** {text}" for term, text in DEFINITIONS.items()]
@@ -83,7 +83,7 @@ def _overview(models) -> Table:
         ]
         for model in models
     ]
-    return Table("Overview", headers, rows)
+    return Table("overview", "Overview", headers, rows)
 
 
 def _costs(models) -> Table:
@@ -91,16 +91,11 @@ def _costs(models) -> Table:
     rows = []
     for model in models:
         low, median, high = (1000 * x for x in model["seconds_per_image"])
-        rows.append(
-            [
-                model["name"],
-                _number(model["parameters"], ".2f", 1e6),
-                _number(model["multiply_adds"], ".2f", 1e9),
-                "{}x{}".format(*model["input_size"]),
-                f"{median:.1f} ({low:.1f} to {high:.1f})",
-            ]
-        )
-    return Table("Costs", headers, rows)
+        counts = (model["parameters"], ".2f", 1e6), (model["multiply_adds"], ".2f", 1e9)
+        size = "{}x{}".format(*model["input_size"])
+        seconds = f"{median:.1f} ({low:.1f} to {high:.1f})"
+        rows.append([model["name"], *(_number(*x) for x in counts), size, seconds])
+    return Table("costs", "Costs", headers, rows)
 
 
 def _best_iou(models) -> Table:
@@ -110,15 +105,12 @@ def _best_iou(models) -> Table:
         for model in models
         for size, iou in model["best_iou"].items()
     ]
-    return Table("Best IoU of an object with any anchor", headers, rows, text_columns=2)
+    return Table("best_iou", "Best IoU of an object with any anchor", headers, rows, 2)
 
 
 def _iou_cells(iou: dict) -> list[str]:
-    return [
-        _number(iou["mean"], ".3f"),
-        _number(iou["from_0.5"], ".1f"),
-        _number(iou["from_0.7"], ".1f"),
-    ]
+    forms = {"mean": ".3f", "from_0.5": ".1f", "from_0.7": ".1f"}
+    return [_number(iou[name], form) for name, form in forms.items()]
 
 
 def _recall(models, metric, title) -> Table:
@@ -127,7 +119,8 @@ def _recall(models, metric, title) -> Table:
         for model in models
         for kind, recall in model["recall"].items()
     ]
-    return Table(title, ["model", "boxes", *(f"k = {k}" for k in RANKS)], rows, text_columns=2)
+    headers = ["model", "boxes", *(f"k = {k}" for k in RANKS)]
+    return Table(metric, title, headers, rows, 2)
 
 
 def _by_level(models, key, title, form) -> Table:
@@ -136,7 +129,7 @@ def _by_level(models, key, title, form) -> Table:
         [model["name"], *(_number(model[key].get(level), form) for level in (*levels, ALL))]
         for model in models
     ]
-    return Table(title, ["model", *levels, ALL], rows)
+    return Table(key, title, ["model", *levels, ALL], rows)
 
 
 def _number(value: float | None, form: str, unit: float = 1) -> str:

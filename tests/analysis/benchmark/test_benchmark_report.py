@@ -1,6 +1,7 @@
 import torch
 
-from anchor_heads.analysis.benchmark.report import describe, environment, table
+from anchor_heads.analysis.benchmark.report import describe, table
+from anchor_heads.analysis.reports import environment
 
 
 def summary(median):

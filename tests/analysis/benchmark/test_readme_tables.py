@@ -7,7 +7,8 @@ import torch
 from tiny_run import REPOSITORY
 
 from anchor_heads.analysis.benchmark.readme_tables import fill_in_benchmarks
-from anchor_heads.analysis.benchmark.report import describe, environment
+from anchor_heads.analysis.benchmark.report import describe
+from anchor_heads.analysis.reports import environment
 
 README = """# Cost
 Before.

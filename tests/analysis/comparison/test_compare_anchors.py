@@ -12,8 +12,8 @@ from tiny_run import REPOSITORY, write_config, write_data_set
 
 from anchor_heads import get_cfg
 from anchor_heads.analysis.comparison.measure import ComparedModel
-from anchor_heads.analysis.comparison.run import model_names
 from anchor_heads.analysis.comparison.store import Measurements
+from anchor_heads.analysis.reports import model_names
 
 
 def write_models(folder, **architectures):

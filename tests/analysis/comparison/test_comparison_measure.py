@@ -9,8 +9,7 @@ from pycocotools.coco import COCO
 from tiny_run import write_config, write_data_set
 
 from anchor_heads import get_cfg
-from anchor_heads.analysis.comparison.images import annotated_images
-from anchor_heads.analysis.comparison.measure import ComparedModel, best_anchors
+from anchor_heads.analysis.comparison.measure import ComparedModel, annotated_images, best_anchors
 from anchor_heads.analysis.comparison.summary import summarize
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.evaluation import NMSRecallEvaluator

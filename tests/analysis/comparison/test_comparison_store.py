@@ -3,7 +3,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from anchor_heads import get_cfg
-from anchor_heads.analysis.comparison.images import AnnotatedImage
+from anchor_heads.analysis.comparison.measure import AnnotatedImage
 from anchor_heads.analysis.comparison.store import Measurements, fingerprint
 
 

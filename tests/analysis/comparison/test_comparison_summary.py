@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from peak_memory import peak_megabytes
 
 from anchor_heads.analysis.comparison.definitions import RANKS
-from anchor_heads.analysis.comparison.images import AnnotatedImage
+from anchor_heads.analysis.comparison.measure import AnnotatedImage
 from anchor_heads.analysis.comparison.summary import describe_objects, summarize
 
 
