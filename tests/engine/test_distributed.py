@@ -126,7 +126,7 @@ def test_torchrun(tmp_path, config, one_process):
     indirect=True,
 )
 def test_a_bad_image_in_one_process_stops_both(tmp_path, config):
-    code, said = finish(two_processes("tests/test_distributed.py", "--config-file", config))
+    code, said = finish(two_processes("tests/engine/test_distributed.py", "--config-file", config))
     assert code != 0
     assert "At iteration 1 the loss is not finite: loss_" in said
     assert "model_last_good.pth. --resume goes on from there" in said
