@@ -51,7 +51,7 @@ def parse(parser: argparse.ArgumentParser, command_line: Sequence[str]) -> argpa
         command_line (sequence of str): the arguments.
 
     Raises:
-        ValueError: if there is no config, or an argument that nothing asks for.
+        ValueError: if there is no config.
     """
     if parser.get_default("opts") is None:
         return parser.parse_intermixed_args(command_line)
@@ -65,8 +65,8 @@ def parse(parser: argparse.ArgumentParser, command_line: Sequence[str]) -> argpa
         end = len(args.inputs) if args.several_configs else 1
         configs, args.inputs = args.inputs[:end], args.inputs[end:]
         args.config_file = configs if args.several_configs else configs[0]
-    if args.inputs and not args.takes_inputs:
-        raise ValueError(f"unexpected argument {args.inputs[0]}: neither an option nor a key")
+    if not args.takes_inputs:  # then these are overrides whose first key is misspelt
+        args.opts, args.inputs = args.inputs + args.opts, []
     return args
 
 

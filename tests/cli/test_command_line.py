@@ -47,7 +47,7 @@ def test_a_config_is_named_by_option_or_as_first_argument(command, config):
     [
         ([], "name a config: --config-file CONFIG"),
         (["no/such/config"], "There is no config file"),
-        (["quick_start/free_anchor", "stray"], "unexpected argument stray"),
+        (["quick_start/free_anchor", "MODLE.DEVICE", "cpu"], "Similar keys: MODEL.DEVICE"),
         (["quick_start/free_anchor", "MODEL.DEVCE", "cpu"], "Similar keys: MODEL.DEVICE"),
         (["quick_start/free_anchor", "--no-such-option"], "unrecognized arguments: --no-such"),
     ],
