@@ -107,6 +107,8 @@ def test_make_targets_exist(page):
 def test_commands_have_the_options_they_are_given(page):
     wrong = []
     for _, command, *words in commands(page, "anchor-heads"):
+        if command == "COMMAND":
+            continue
         parser = argparse.ArgumentParser()
         importlib.import_module(f"anchor_heads.cli.{command.replace('-', '_')}").add_arguments(
             parser
