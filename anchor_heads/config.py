@@ -4,16 +4,12 @@ This is the one place that knows all methods: importing it registers their meta 
 and proposal generators, and lets ``MODEL.WEIGHTS`` name published weights of other frameworks.
 """
 
-from anchor_heads._requirements import check_requirements
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
 
-check_requirements()  # before anything below imports torch or Detectron2
-
-from detectron2.config import CfgNode  # noqa: E402
-from detectron2.config import get_cfg as get_detectron2_cfg  # noqa: E402
-
-from anchor_heads.checkpoint import extend_detection_checkpointer  # noqa: E402
-from anchor_heads.modeling.backbone import add_backbone_config  # noqa: E402
-from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring  # noqa: E402
+from anchor_heads.checkpoint import extend_detection_checkpointer
+from anchor_heads.modeling.backbone import add_backbone_config
+from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring
 
 extend_detection_checkpointer()
 
@@ -23,6 +19,10 @@ def add_run_config(cfg: CfgNode) -> None:
     # Data sets of one's own: a list of (name, COCO annotation file, image folder). The names can
     # then be used in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []
+    # Whether to read the headers of all their image files before a run starts: for files that are
+    # broken or of another size than the annotation file says, and for the frame of EXIF-rotated
+    # photographs. Takes about a minute for 100,000 images.
+    cfg.DATASETS.CHECK_IMAGES = True
     # "SGD" with SOLVER.MOMENTUM, as all published models, or "AdamW", which learns faster from
     # scratch.
     cfg.SOLVER.OPTIMIZER = "SGD"

@@ -2,45 +2,69 @@
 
 import functools
 import itertools
+import logging
 import os
-import pickle
+from collections.abc import Callable
+from typing import TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from anchor_heads.data.coco_format import ENTRY_FORM, CocoFormatDataset, register_coco_format
+from anchor_heads.checkpoint.safe_pickle import UnsafePickleError, load_pickle
+from anchor_heads.data.coco_format import (
+    ENTRY_FORM,
+    CocoFormatDataset,
+    check_name,
+    register_coco_format,
+)
 from anchor_heads.data.coco_json import describe, shorten
+
+logger = logging.getLogger(__name__)
 
 # What the entries of a file of proposals were called in Detectron.
 _NAMES_SINCE_DETECTRON = {"indexes": "ids", "scores": "objectness_logits"}
+# Where Detectron2's own data sets lie, by their metadata.
+_PLACES = ("json_file", "image_root", "dirname", "image_dir", "gt_dir")
+# From this many images on, reading their headers takes seconds.
+_MANY_IMAGES = 5000
+
+Result = TypeVar("Result")
 
 
 def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     """Check all that can be known to be wrong with a run's data before anything is built.
 
-    Checks the data sets' names, annotations and image files, the model's number of classes, and
-    precomputed proposals where ``MODEL.LOAD_PROPOSALS`` asks for them. Of data sets that are not in
-    ``DATASETS.COCO_FORMAT`` only the classes, the proposals and whether the files' places exist
-    are checked. Calls ``register_coco_format``.
+    Checks the data sets' names, annotations and image files, the model's number of classes and
+    keypoints, masks, and precomputed proposals where ``MODEL.LOAD_PROPOSALS`` asks for them. Of
+    data sets that are not in ``DATASETS.COCO_FORMAT`` only the name, the classes, the proposals and
+    whether the files' places exist are checked. Calls ``register_coco_format``.
+
+    With ``DATASETS.CHECK_IMAGES`` the headers of all image files are read, in one process of each
+    machine.
 
     Args:
         cfg (CfgNode): the full config.
         train (bool): False if the run only evaluates: ``DATASETS.TRAIN`` need not exist then.
 
     Raises:
-        ValueError: unknown data set, invalid annotations, classes that do not fit the model or
-            each other, nothing to train on, images without precomputed proposals.
+        ValueError: unknown data set, invalid annotations, images of another size, classes that do
+            not fit the model or each other, nothing to train on, images without precomputed
+            proposals.
         FileNotFoundError: annotation file, images or file of proposals missing.
+        ImageFileError: image files that cannot be read or are not of the annotated size.
     """
+    check_input_format(cfg)
     register_coco_format(cfg)
     used = _used_names(cfg, train)
     for key, names in used.items():
         if not names:
             raise ValueError(f"{key} is empty: name at least one data set in it")
         for name in names:
+            check_name(name)
             _check_registered(cfg, key, name)
             if not isinstance(dataset := DatasetCatalog[name], CocoFormatDataset):
                 _check_detectron2_files(name)
@@ -51,7 +75,52 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
             if key == "DATASETS.TRAIN":
                 _check_trainable(cfg, name, coco)
     _check_classes(cfg, itertools.chain(*used.values()))
+    if cfg.DATASETS.CHECK_IMAGES:
+        _check_headers(dict.fromkeys(itertools.chain(*used.values())))
     _check_proposals(cfg, used)
+
+
+def check_input_format(cfg: CfgNode) -> None:
+    """Raise ValueError unless the model takes images of three colours, as all commands give it."""
+    if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
+        raise ValueError(
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: Detectron2's DefaultPredictor, and so every "
+            'command here, gives a model images in "BGR" or "RGB". Grey images are read as three '
+            "equal channels: set INPUT.FORMAT BGR, and three values in MODEL.PIXEL_MEAN and "
+            "MODEL.PIXEL_STD"
+        )
+
+
+def _check_headers(names):
+    datasets = [DatasetCatalog[name] for name in names]
+    for dataset in datasets:
+        if isinstance(dataset, CocoFormatDataset):
+            dataset.set_frame(_once_per_machine(lambda dataset=dataset: _read_headers(dataset)))
+
+
+def _read_headers(dataset):
+    coco = dataset.read()
+    if len(coco["images"]) >= _MANY_IMAGES:
+        logger.info(
+            f"Reading the headers of {len(coco['images'])} images of data set '{dataset.name}' "
+            "(DATASETS.CHECK_IMAGES False leaves it out)"
+        )
+    return dataset.check_headers(coco)
+
+
+def _once_per_machine(check: Callable[[], Result]) -> Result:
+    """What a check returns or raises, in every process, called in one process of each machine."""
+    result, error = None, None
+    if comm.get_local_rank() == 0:
+        try:
+            result = check()
+        except Exception as raised:  # the other processes wait for it
+            error = raised
+    found = comm.all_gather((result, error))
+    for _, error in found:
+        if error is not None:
+            raise error
+    return next((result for result, _ in found if result is not None), None)
 
 
 def _used_names(cfg, train):
@@ -73,7 +142,7 @@ def _check_registered(cfg, key, name):
 
 def _check_detectron2_files(name):
     metadata = MetadataCatalog.get(name)
-    for path in (metadata.get("json_file"), metadata.get("image_root")):
+    for path in map(metadata.get, _PLACES):
         if path and not PathManager.exists(path):
             raise FileNotFoundError(
                 f"data set '{name}': {path} does not exist. Detectron2 looks for its own data "
@@ -91,12 +160,54 @@ def _check_trainable(cfg, name, coco):
             f"DATASETS.TRAIN: data set '{name}' has no object to train on, and images without "
             "objects are left out (DATALOADER.FILTER_EMPTY_ANNOTATIONS True)"
         )
+    if cfg.MODEL.MASK_ON:
+        _check_masks(cfg, name, objects)
+    if cfg.MODEL.KEYPOINT_ON:
+        _check_keypoints(cfg, name, objects)
+
+
+def _check_masks(cfg, name, objects):
     without_mask = [annotation for annotation in objects if not annotation.get("segmentation")]
-    if without_mask and cfg.MODEL.MASK_ON:
+    if without_mask:
         raise ValueError(
             f"DATASETS.TRAIN: {len(without_mask)} of {len(objects)} objects of data set '{name}' "
             f"have no segmentation, first: {describe(without_mask[0], 0)}; a model with "
             "MODEL.MASK_ON True learns masks: complete the file or set MODEL.MASK_ON False"
+        )
+    as_bitmap = [a for a in objects if isinstance(a["segmentation"], dict)]
+    if as_bitmap and cfg.INPUT.MASK_FORMAT == "polygon":
+        raise ValueError(
+            f"DATASETS.TRAIN: {len(as_bitmap)} of {len(objects)} masks of data set '{name}' are "
+            f"run-length codes, first: {describe(as_bitmap[0], 0)}: set INPUT.MASK_FORMAT bitmask"
+        )
+
+
+def _check_keypoints(cfg, name, objects):
+    with_keypoints = [annotation for annotation in objects if "keypoints" in annotation]
+    if len(with_keypoints) < len(objects) or not objects:
+        raise ValueError(
+            f"DATASETS.TRAIN: {len(objects) - len(with_keypoints)} of {len(objects)} objects of "
+            f"data set '{name}' have no keypoints; a model with MODEL.KEYPOINT_ON True learns "
+            "them: complete the file or set MODEL.KEYPOINT_ON False"
+        )
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("keypoint_names")
+    if names is None:
+        raise ValueError(
+            f"DATASETS.TRAIN: the categories of data set '{name}' have different keypoints, and a "
+            "model with MODEL.KEYPOINT_ON True learns one set for all of them"
+        )
+    if cfg.INPUT.RANDOM_FLIP == "horizontal" and not metadata.keypoint_flip_map:
+        logger.warning(
+            f"The keypoints of data set '{name}' ({shorten(names)}) are not named as pairs of "
+            "left and right, so each stays what it is when images are mirrored. If some are such "
+            "pairs, name them so in the category's 'keypoints', or set INPUT.RANDOM_FLIP none."
+        )
+    key, number = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    if number != len(names):
+        raise ValueError(
+            f"{key} is {number}, but the objects of data set '{name}' have {len(names)} "
+            f"({shorten(names)}). Write {key} {len(names)}"
         )
 
 
@@ -151,7 +262,8 @@ def _check_proposals(cfg, used):
                 "file of proposals for each data set, in the same order"
             )
         for file, name in zip(files, names, strict=True):
-            _check_proposal_file(f"{files_key}: {file}", file, name)
+            label = f"{files_key}: {file}"
+            _once_per_machine(functools.partial(_check_proposal_file, label, file, name))
 
 
 def _check_proposal_file(label, file, name):
@@ -162,11 +274,13 @@ def _check_proposal_file(label, file, name):
         )
     try:
         with PathManager.open(file, "rb") as f:
-            content = pickle.load(f, encoding="latin1")
+            content = load_pickle(f, label)
         content = {_NAMES_SINCE_DETECTRON.get(key, key): value for key, value in content.items()}
         columns = [content[key] for key in ("ids", "boxes", "objectness_logits")]
         with_proposals = {str(image_id) for image_id, _, _ in zip(*columns, strict=True)}
-    except Exception as error:  # reading a file that is no pickle may raise anything
+    except UnsafePickleError:
+        raise
+    except Exception as error:  # what is in it may be anything
         raise ValueError(f"{label} is not a file of proposals ({error!r})") from None
     ids = [str(record["image_id"]) for record in DatasetCatalog.get(name)]
     missing = [image_id for image_id in ids if image_id not in with_proposals]

@@ -3,19 +3,29 @@
 An entry is ``(name, annotation json, image folder)``; paths are relative to the working directory
 and ``~`` is the home folder. The name can then be used in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
 
-Annotation files of the wild are read kindly: see ``clean_coco_dict`` for what is filled in, what
-is dropped with a warning, and what is an error.
+See ``clean_coco_dict`` for what is filled in, what is converted or dropped with a warning, and what
+is an error.
 """
 
 import os
+import re
 from dataclasses import dataclass
 
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.utils.colormap import colormap
 
 from anchor_heads.data.coco_json import clean_coco_dict
+from anchor_heads.data.image_files import (
+    STORED_FRAME,
+    ImageFileError,
+    is_stored_frame,
+    read_headers,
+)
+from anchor_heads.data.other_formats import how_to_convert
+from anchor_heads.data.shapes import how_to_make
 
 ENTRY_FORM = '("name", "path/to/annotations.json", "path/to/images")'
 
@@ -70,6 +80,7 @@ class CocoFormatDataset:
         coco = self.read()
         self.set_classes(coco)
         classes = _contiguous_ids(coco)
+        of_stored_pixels = MetadataCatalog.get(self.name).get(STORED_FRAME, False)
         records = {}
         for image in sorted(coco["images"], key=lambda image: image["id"]):
             records[image["id"]] = {
@@ -79,6 +90,8 @@ class CocoFormatDataset:
                 "image_id": image["id"],
                 "annotations": [],
             }
+            if of_stored_pixels:
+                records[image["id"]][STORED_FRAME] = True
         for annotation in coco.get("annotations", ()):
             record = records[annotation["image_id"]]
             record["annotations"].append(_detectron2_annotation(annotation, classes))
@@ -87,28 +100,40 @@ class CocoFormatDataset:
     def read(self) -> dict:
         """``clean_coco_dict`` of the annotation file; if there is none, names the data set."""
         if not os.path.isfile(self.json_file):
+            advice = how_to_convert(self.json_file) or how_to_make(self.name, self.json_file)
             raise FileNotFoundError(
                 f"data set '{self.name}': there is no annotation file {self.json_file} "
-                "(second item of its entry in DATASETS.COCO_FORMAT)"
+                f"(second item of its entry in DATASETS.COCO_FORMAT). {advice}".rstrip()
             )
-        return clean_coco_dict(self.json_file)
+        try:
+            return clean_coco_dict(self.json_file)
+        except ValueError as error:
+            if advice := how_to_convert(self.json_file):
+                raise ValueError(f"{error}. {advice}") from error
+            raise
 
     def set_classes(self, coco: dict) -> None:
-        """Put the classes of the cleaned content ``coco`` into the metadata."""
+        """Put the classes and keypoints of the cleaned content ``coco`` into the metadata."""
         categories = sorted(coco["categories"], key=lambda category: category["id"])
         MetadataCatalog.get(self.name).set(
             thing_classes=[category["name"] for category in categories],
             thing_dataset_id_to_contiguous_id=_contiguous_ids(coco),
+            **_keypoint_metadata(coco),
         )
 
     def check_images(self, coco: dict) -> None:
-        """Raise FileNotFoundError if an image of the cleaned content ``coco`` has no file."""
+        """Check that the images of the cleaned content ``coco`` have files.
+
+        Raises:
+            FileNotFoundError: if one has not.
+        """
         if not os.path.isdir(self.image_root):
+            advice = how_to_make(self.name, self.json_file)
             raise FileNotFoundError(
                 f"data set '{self.name}': there is no image folder {self.image_root} "
-                "(third item of its entry in DATASETS.COCO_FORMAT)"
+                f"(third item of its entry in DATASETS.COCO_FORMAT). {advice}".rstrip()
             )
-        paths = [os.path.join(self.image_root, image["file_name"]) for image in coco["images"]]
+        paths = self._paths(coco)
         # one listing per folder: asking for each file alone takes minutes on a network disk
         listed = set()
         for folder in {os.path.dirname(path) for path in paths}:
@@ -122,6 +147,44 @@ class CocoFormatDataset:
                 "DATASETS.COCO_FORMAT, or take the images out of the annotation file"
             )
 
+    def check_headers(self, coco: dict) -> bool:
+        """Read the headers of all image files and compare them with the cleaned content ``coco``.
+
+        Returns:
+            bool: whether the annotations are of the stored pixels; see :func:`is_stored_frame`. To
+            be given to :meth:`set_frame`.
+
+        Raises:
+            ImageFileError: if a file cannot be read or does not fit the annotations.
+        """
+        paths = self._paths(coco)
+        headers = read_headers(paths)
+        broken = [f"{p}: {h.wrong}" for p, h in zip(paths, headers, strict=True) if h.wrong]
+        if broken:
+            raise ImageFileError(
+                f"{self.json_file}: {len(broken)} of {len(paths)} image files cannot be used, "
+                f"first: {broken[0]}. Replace the files, or take the images out of the annotation "
+                "file"
+            )
+        sizes = [(image["width"], image["height"]) for image in coco["images"]]
+        return is_stored_frame(self.json_file, paths, headers, sizes)
+
+    def set_frame(self, of_stored_pixels: bool) -> None:
+        """Note what :meth:`check_headers` found, for the records that are loaded from now on."""
+        if of_stored_pixels:
+            MetadataCatalog.get(self.name).set(**{STORED_FRAME: True})
+
+    def _paths(self, coco):
+        return [os.path.join(self.image_root, image["file_name"]) for image in coco["images"]]
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError if results under this name would be written elsewhere."""
+    if re.search(r"[/\\\0]", name) or name in (".", ".."):
+        raise ValueError(
+            f"the name of a data set is part of file names: '{name}' must have no / and no \\ in it"
+        )
+
 
 def _dataset_of(entry):
     is_triple = isinstance(entry, (list, tuple)) and len(entry) == 3
@@ -131,6 +194,7 @@ def _dataset_of(entry):
             f"and the key is a list of such entries: [{ENTRY_FORM}, ...]"
         )
     name, *paths = entry
+    check_name(name)
     return CocoFormatDataset(name, *(os.path.abspath(os.path.expanduser(p)) for p in paths))
 
 
@@ -143,6 +207,44 @@ def _describe_registered(name):
 
 def _contiguous_ids(coco):
     return {id: i for i, id in enumerate(sorted(category["id"] for category in coco["categories"]))}
+
+
+def _keypoint_metadata(coco) -> dict:
+    """What Detectron2 wants to know of keypoints, if all categories with keypoints have the same.
+
+    Points are pairs of left and right, which change places in a mirrored image, where their names
+    differ in that word alone. Points without names are numbered.
+    """
+    named = [c for c in coco["categories"] if "keypoints" in c]
+    lists = {tuple(category["keypoints"]) for category in named}
+    if len(lists) != 1:
+        lengths = {
+            len(a["keypoints"]) // 3 for a in coco.get("annotations", ()) if "keypoints" in a
+        }
+        if lists or len(lengths) != 1:
+            return {}
+        lists = {tuple(map(str, range(1, lengths.pop() + 1)))}
+    names = lists.pop()
+    pairs = [pair for category in named[:1] for pair in category.get("skeleton", ())]
+    colors = colormap(rgb=True).round().astype(int).tolist()
+    return {
+        "keypoint_names": list(names),
+        "keypoint_flip_map": [
+            (name, mirrored)
+            for name in names
+            if "left" in name.lower() and (mirrored := _mirrored(name)) in names
+        ],
+        "keypoint_connection_rules": [
+            (names[a - 1], names[b - 1], tuple(colors[i % len(colors)]))
+            for i, (a, b) in enumerate(pairs)
+        ],
+    }
+
+
+def _mirrored(name):
+    for left, right in (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT")):
+        name = name.replace(left, right)
+    return name
 
 
 def _detectron2_annotation(annotation, classes):

@@ -7,28 +7,69 @@ import json
 import logging
 import marshal
 import os
+from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
+from anchor_heads.data.coco_boxes import clean_boxes, likely_format
+from anchor_heads.data.coco_fields import (
+    ANNOTATION_FIELDS,
+    CATEGORY_FIELDS,
+    IMAGE_FIELDS,
+    Unusable,
+    read_field,
+)
+
 logger = logging.getLogger(__name__)
 
-MIN_SIDE = 0.01  # pixels; a narrower box may have no width left once it is float32
-CLIP_TOLERANCE = 0.01  # pixels; boxes that stick out by rounding alone are not worth a warning
+# What can become of annotations.
+CONVERTED, DROPPED, CLIPPED = "converted", "dropped", "clipped"
+
+
+class Change(NamedTuple):
+    """Something that was done to some entries of an annotation file."""
+
+    kind: str
+    """CONVERTED, DROPPED or CLIPPED."""
+    what: str
+    """For example "boxes clipped to the image"."""
+    count: int
+    """So many entries ..."""
+    total: int
+    """... of so many."""
+    first: str
+    """Which the first is."""
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.total} {self.what}, first: {self.first}"
+
+
+class Cleaning(NamedTuple):
+    """What was done to an annotation file to make it usable."""
+
+    changes: tuple[Change, ...]
+    box_format: str | None
+    """The format that its boxes seem to be in, if not (x, y, width, height) in pixels; see
+    :func:`anchor_heads.data.coco_boxes.likely_format`."""
 
 
 def clean_coco_dict(json_file: str) -> dict:
     """Read an annotation file in COCO format, complete it and drop what cannot be used.
 
-    * Filled in where missing: ``info``, and an annotation's ``iscrowd`` (0) and ``area`` (the
-      box's). Annotation ids are numbered anew from 1 if one is missing, repeated or 0 (which
-      pycocotools' evaluation would take for "no match").
-    * Dropped or changed, with one warning per file that counts them: boxes without width or
-      height and boxes outside their image are dropped, boxes partly outside are clipped,
-      annotations of images that the file does not list are dropped, polygons of fewer than 3
-      points are taken out of the masks.
+    * Values that can mean only one thing are converted to the type that they should have, such as
+      "1" or [1] to 1: see :mod:`anchor_heads.data.coco_fields`.
+    * Filled in where missing: ``info``, and an annotation's ``iscrowd`` (0), ``area`` (the
+      box's) and, with ``keypoints``, ``num_keypoints``. Annotation ids are numbered anew from 1 if
+      one is missing, repeated or not above 0 (which pycocotools' evaluation would take for "no
+      match"). Where some objects have keypoints, those of the others are not labelled.
+    * Dropped or changed: boxes without width or height and boxes outside their image are dropped,
+      boxes partly outside are clipped, annotations of images that the file does not list are
+      dropped, polygons of fewer than 3 points are taken out of the masks.
     * ``annotations`` may be missing, as in test sets; everything else is an error.
 
-    The file is parsed once per process, and again when it changes.
+    One warning per file counts what was converted, dropped and clipped; :func:`cleaning_of` gives
+    it as data. The file is parsed once per process, and again when it changes.
 
     Args:
         json_file (str): path of the annotation file.
@@ -37,12 +78,25 @@ def clean_coco_dict(json_file: str) -> dict:
         dict: the content in COCO format, a copy of its own for each caller.
 
     Raises:
-        ValueError: if the file cannot be used; names the file, the entry and what to do.
+        ValueError: if the file cannot be used; names the file, the entry, the field and what to do.
         FileNotFoundError: if there is no such file.
     """
-    path = os.path.abspath(json_file)
     with _paused_garbage_collection():
-        return marshal.loads(_cleaned(path, os.stat(path).st_mtime_ns))
+        return marshal.loads(_cleaned(*_version(json_file))[0])
+
+
+def cleaning_of(json_file: str) -> Cleaning:
+    """What :func:`clean_coco_dict` does to an annotation file.
+
+    Args and Raises: see there.
+    """
+    with _paused_garbage_collection():
+        return _cleaned(*_version(json_file))[1]
+
+
+def _version(json_file):
+    path = os.path.abspath(json_file)
+    return path, os.stat(path).st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -59,24 +113,47 @@ def _paused_garbage_collection():
 
 @functools.cache
 def _cleaned(json_file, mtime):
-    """The cleaned file, serialised: far smaller than its objects, and safe from changes."""
+    """The cleaned file, serialised: far smaller than its objects, and safe from changes. And what
+    was done to it."""
     coco = _parse(json_file)
-    _check_categories(json_file, coco["categories"])
-    _check_images(json_file, coco["images"])
+    changes = []
+    try:
+        for key, fields, check in (
+            ("categories", CATEGORY_FIELDS, _check_categories),
+            ("images", IMAGE_FIELDS, _check_images),
+            ("annotations", ANNOTATION_FIELDS, _check_annotations),
+        ):
+            if key in coco:
+                changes += _read_fields(key, fields, coco[key])
+                check(coco)
+    except Unusable as error:
+        raise ValueError(f"{json_file}: {error}") from None
     coco.setdefault("info", {})
+    box_format = None
     if "annotations" in coco:
-        _check_annotations(json_file, coco["annotations"], coco["categories"])
-        coco["annotations"], notes = _clean_annotations(coco["annotations"], coco["images"])
-        if notes:
-            logger.warning(f"{json_file}: {'; '.join(notes)}")
-    return marshal.dumps(coco)
+        box_format = _likely_box_format(coco)
+        changes += _clean_annotations(coco)
+    cleaning = Cleaning(tuple(changes), box_format)
+    _warn(json_file, cleaning)
+    return marshal.dumps(coco), cleaning
+
+
+def _warn(json_file, cleaning):
+    notes = [str(change) for change in cleaning.changes]
+    if cleaning.box_format:
+        notes.append(
+            f"the boxes look like {cleaning.box_format}; COCO's are (x, y, width, height) in "
+            "pixels: convert them"
+        )
+    if notes:
+        logger.warning(f"{json_file}: {'; '.join(notes)}")
 
 
 def _parse(json_file):
     try:
         with open(json_file, encoding="utf-8-sig") as file:
             coco = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{json_file}: not a JSON file ({error})") from error
     if not isinstance(coco, dict):
         raise ValueError(f"{json_file}: not in COCO format: a {type(coco).__name__}, not an object")
@@ -89,138 +166,192 @@ def _parse(json_file):
     return coco
 
 
-def _check_categories(json_file, categories):
+def _read_fields(key, fields, entries) -> list[Change]:
+    """Convert the entries of one of the file's lists, in place.
+
+    Raises:
+        Unusable: naming the entry and the field.
+    """
+    changes = []
+    for field in fields:
+        try:
+            indices, first = read_field(field, entries)
+        except Unusable as error:
+            index, wrong = error.args
+            raise Unusable(f"{_describe_entry(key, entries[index], index)}: {wrong}") from None
+        if indices:
+            entry = _describe_entry(key, entries[indices[0]], indices[0])
+            changes.append(
+                Change(
+                    CONVERTED,
+                    f"{key} with '{field.name}' converted",
+                    len(indices),
+                    len(entries),
+                    f"{entry} ({first})",
+                )
+            )
+    return changes
+
+
+def _describe_entry(key, entry, index):
+    if key == "annotations":
+        return describe(entry, index)
+    kind, label = {"images": ("image", "file_name"), "categories": ("category", "name")}[key]
+    return f"{kind} {entry.get('id', f'number {index} (from 0)')} ({entry.get(label)})"
+
+
+def describe(annotation, index):
+    """An annotation for messages."""
+    number = annotation.get("id") or f"number {index} (from 0)"
+    return f"annotation {number} of image {annotation.get('image_id')}"
+
+
+def _check_categories(coco):
+    categories = coco["categories"]
     if not categories:
-        raise ValueError(f"{json_file}: 'categories' is empty: list the classes in it")
+        raise Unusable("'categories' is empty: list the classes in it")
+    _check_unique("category", categories, "name")
+    ids = {}
     for category in categories:
-        if not isinstance(category.get("id"), int) or not isinstance(category.get("name"), str):
-            raise ValueError(
-                f"{json_file}: category {category}: needs an 'id' (integer) and a 'name' (string)"
+        name, id = category["name"], category["id"]
+        if ids.setdefault(name, id) != id:
+            raise Unusable(
+                f"categories {ids[name]} and {id} have the same 'name', {name}: give each a name "
+                "of its own"
             )
-    _check_unique(json_file, "category", categories, "name")
-
-
-def _check_images(json_file, images):
-    if not images:
-        raise ValueError(f"{json_file}: 'images' is empty")
-    for image in images:
-        if not isinstance(image.get("id"), int) or not isinstance(image.get("file_name"), str):
-            raise ValueError(
-                f"{json_file}: image {image}: needs an 'id' (integer) and a 'file_name' (string)"
+        keypoints = category.get("keypoints", [])
+        twice = [point for point, count in Counter(keypoints).items() if count > 1]
+        if twice:
+            raise Unusable(f"category {id} ({name}): 'keypoints' names {twice[0]} twice")
+        pairs = category.get("skeleton", []) if keypoints else []
+        beyond = [pair for pair in pairs if max(pair) > len(keypoints)]
+        if beyond:
+            raise Unusable(
+                f"category {id} ({name}): 'skeleton' has {beyond[0]}, and there are "
+                f"{len(keypoints)} keypoints, counted from 1"
             )
-        sides = (image.get("width"), image.get("height"))
-        if not all(isinstance(side, (int, float)) and side > 0 for side in sides):
-            raise ValueError(
-                f"{json_file}: image {image['id']} ({image['file_name']}): "
-                "needs 'width' and 'height', its size in pixels"
-            )
-    _check_unique(json_file, "image", images, "file_name")
 
 
-def _check_unique(json_file, kind, entries, label):
+def _check_images(coco):
+    if not coco["images"]:
+        raise Unusable("'images' is empty")
+    _check_unique("image", coco["images"], "file_name")
+
+
+def _check_unique(kind, entries, label):
     seen = {}
     for entry in entries:
         other = seen.setdefault(entry["id"], entry)
         if other is not entry:
-            raise ValueError(
-                f"{json_file}: two entries of {kind} id {entry['id']} "
+            raise Unusable(
+                f"two entries of {kind} id {entry['id']} "
                 f"({other[label]} and {entry[label]}): give each an id of its own"
             )
 
 
-def _check_annotations(json_file, annotations, categories):
-    category_ids = {category["id"] for category in categories}
-    for index, annotation in enumerate(annotations):
-        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        if not isinstance(image_id, int) or not isinstance(category_id, int):
-            wrong = "needs an 'image_id' and a 'category_id', both integers"
-        elif category_id not in category_ids:
+def _check_annotations(coco):
+    category_ids = {category["id"] for category in coco["categories"]}
+    sizes = {image["id"]: [image["height"], image["width"]] for image in coco["images"]}
+    for index, annotation in enumerate(coco["annotations"]):
+        category_id, mask = annotation["category_id"], annotation.get("segmentation")
+        size = sizes.get(annotation["image_id"])
+        if category_id not in category_ids:
             listed = shorten(sorted(category_ids))
-            wrong = f"category_id {category_id} is not among the categories ({listed})"
-        elif not _is_box(annotation.get("bbox")):
-            box = annotation.get("bbox", "missing")
-            wrong = f"bbox is {box}, not 4 finite numbers (x, y, width, height)"
+            wrong = f"'category_id' {category_id} is not among the categories ({listed})"
         elif annotation.get("ignore"):
             wrong = "'ignore' is not supported: write 'iscrowd': 1 for a region to be ignored"
+        elif size and isinstance(mask, dict) and mask["size"] != size:
+            wrong = (
+                f"'segmentation' has the size {mask['size']} and the image {size} (height, width)"
+            )
         else:
             continue
-        raise ValueError(f"{json_file}: {describe(annotation, index)}: {wrong}")
+        raise Unusable(f"{describe(annotation, index)}: {wrong}")
+    _check_keypoints(coco)
 
 
-def _is_box(box):
-    # NaN compares as False
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(value, (int, float)) and -1e9 < value < 1e9 for value in box)
-    )
+def _check_keypoints(coco):
+    """Check that all objects of a category have as many keypoints as it names, or as each other."""
+    numbers = {c["id"]: len(c["keypoints"]) for c in coco["categories"] if "keypoints" in c}
+    for index, annotation in enumerate(coco["annotations"]):
+        if "keypoints" not in annotation:
+            continue
+        found = len(annotation["keypoints"]) // 3
+        expected = numbers.setdefault(annotation["category_id"], found)
+        if found != expected:
+            raise Unusable(
+                f"{describe(annotation, index)}: 'keypoints' has {found} points, and others of "
+                f"category {annotation['category_id']} have {expected}"
+            )
 
 
-def _clean_annotations(annotations, images):
-    """
-    Returns:
-        tuple: the annotations that can be used, completed, and a list of notes on what was
-        dropped or changed.
-    """
-    index_of = {image["id"]: index for index, image in enumerate(images)}
+def _boxes_and_sizes(coco):
+    """Boxes (n, 4), whether their images are listed (n,), and the images' sizes (n, 2)."""
+    index_of = {image["id"]: index for index, image in enumerate(coco["images"])}
+    annotations = coco["annotations"]
     indices = np.array([index_of.get(a["image_id"], -1) for a in annotations], np.int64)
-    image_sizes = np.array([(image["width"], image["height"]) for image in images])
+    image_sizes = np.array([(image["width"], image["height"]) for image in coco["images"]])
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    return boxes, indices >= 0, image_sizes[indices]
 
-    corners = np.stack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)  # (n, 2, 2)
-    clipped = np.clip(corners, 0, image_sizes[indices][:, None])
-    cut = np.abs(clipped - corners).max((1, 2))  # pixels
-    is_listed = indices >= 0
-    has_size = (boxes[:, 2:] >= MIN_SIDE).all(1)
-    is_inside = (clipped[:, 1] - clipped[:, 0] >= MIN_SIDE).all(1)
+
+def _likely_box_format(coco):
+    boxes, is_listed, image_sizes = _boxes_and_sizes(coco)
+    return likely_format(boxes[is_listed], image_sizes[is_listed])
+
+
+def _clean_annotations(coco) -> list[Change]:
+    """Drop the annotations that cannot be used, and complete the others."""
+    annotations = coco["annotations"]
+    boxes, is_listed, image_sizes = _boxes_and_sizes(coco)
+    cleaned = clean_boxes(boxes, image_sizes)
+    has_size, is_inside = cleaned.has_size, cleaned.is_inside
     usable = is_listed & has_size & is_inside
-
-    for i in np.flatnonzero(usable & (cut > 0)):
-        (x0, y0), (x1, y1) = clipped[i].tolist()
-        annotations[i]["bbox"] = [x0, y0, x1 - x0, y1 - y0]
-    counted = {
-        "annotations dropped (image not listed)": ~is_listed,
-        "boxes dropped (no width or height)": is_listed & ~has_size,
-        "boxes dropped (outside the image)": is_listed & has_size & ~is_inside,
-        "boxes clipped to the image": usable & (cut > CLIP_TOLERANCE),
-        "masks dropped (no polygon of 3 points)": [_drop_bad_polygons(a) for a in annotations],
-    }
-    notes = [_note(annotations, found, what) for what, found in counted.items() if any(found)]
-    annotations = [annotations[i] for i in np.flatnonzero(usable)]
-    _complete(annotations)
-    return annotations, notes
+    for i in np.flatnonzero(usable & cleaned.is_changed):
+        annotations[i]["bbox"] = cleaned.boxes[i].tolist()
+    counted = (
+        (DROPPED, "annotations dropped (image not listed)", ~is_listed),
+        (DROPPED, "boxes dropped (no width or height)", is_listed & ~has_size),
+        (DROPPED, "boxes dropped (outside the image)", is_listed & has_size & ~is_inside),
+        (CLIPPED, "boxes clipped to the image", usable & cleaned.is_clipped),
+        (DROPPED, "masks dropped (no polygon of 3 points)", [*map(_drop_short, annotations)]),
+    )
+    changes = [_change(annotations, *counts) for counts in counted if any(counts[-1])]
+    coco["annotations"] = [annotations[i] for i in np.flatnonzero(usable)]
+    _complete(coco["annotations"])
+    return changes
 
 
-def _drop_bad_polygons(annotation):
+def _change(annotations, kind, what, found):
+    indices = np.flatnonzero(found).tolist()
+    first = describe(annotations[indices[0]], indices[0])
+    return Change(kind, what, len(indices), len(annotations), first)
+
+
+def _drop_short(annotation):
     """Take polygons of fewer than 3 points out; True if there was a mask and none is left."""
     mask = annotation.get("segmentation")
     if not mask or isinstance(mask, dict):
         return False
-    mask = [polygon for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    annotation["segmentation"] = mask
-    return not mask
+    annotation["segmentation"] = [polygon for polygon in mask if len(polygon) >= 6]
+    return not annotation["segmentation"]
 
 
 def _complete(annotations):
     for annotation in annotations:
-        annotation["iscrowd"] = annotation.get("iscrowd") or 0
-        if annotation.get("area") is None:
+        if annotation["area"] is None:
             annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-    ids = {annotation.get("id") or 0 for annotation in annotations}
-    if 0 in ids or len(ids) < len(annotations):
+    ids = {annotation["id"] for annotation in annotations}
+    if None in ids or len(ids) < len(annotations):
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number
-
-
-def _note(annotations, found, what):
-    indices = np.flatnonzero(found)
-    first = describe(annotations[indices[0]], indices[0])
-    return f"{len(indices)} of {len(annotations)} {what}, first: {first}"
-
-
-def describe(annotation, index):
-    number = annotation.get("id", f"number {index} (from 0)")
-    return f"annotation {number} of image {annotation.get('image_id')}"
+    with_keypoints = [annotation for annotation in annotations if "keypoints" in annotation]
+    lengths = {len(annotation["keypoints"]) for annotation in with_keypoints}
+    if len(lengths) == 1:  # evaluation and training need keypoints of every object
+        with_keypoints, not_labelled = annotations, [0] * lengths.pop()
+    for annotation in with_keypoints:
+        keypoints = annotation["keypoints"] = annotation.get("keypoints") or not_labelled
+        annotation["num_keypoints"] = sum(visibility > 0 for visibility in keypoints[2::3])
 
 
 def shorten(items, limit=10):

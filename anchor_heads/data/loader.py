@@ -17,6 +17,8 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from anchor_heads.data.mapper import DatasetMapper
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,7 +39,7 @@ def build_train_loader(
         seed (int or None): decides the order of images, the same in every process. Default:
             cfg.SEED, or a random number when that is negative.
         mapper (callable or None): makes the model's input of a data set dict. Default:
-            Detectron2's DatasetMapper.
+            :class:`anchor_heads.data.mapper.DatasetMapper`.
 
     Returns:
         iterable[list[dict]]: each list has SOLVER.IMS_PER_BATCH / number of processes images, as
@@ -141,7 +143,7 @@ def _parts(cfg: CfgNode, seed: int, mapper: Callable | None) -> dict:
     cfg.SEED = seed
     # Samplers that do not know cfg.SEED draw a seed of their own from numpy.
     seed_rng(seed)
-    return build_detection_train_loader.from_config(cfg, mapper=mapper)
+    return build_detection_train_loader.from_config(cfg, mapper=mapper or DatasetMapper(cfg))
 
 
 def _of_all_processes(sampler: Sampler) -> Sampler:

@@ -64,6 +64,19 @@ def make_shapes(out: str | Path, train: int = 800, val: int = 100, seed: int = 0
     return bool(missing)
 
 
+def how_to_make(name: str, json_file: str) -> str:
+    """The command that makes a data set of the quick start; nothing for other data sets.
+
+    Args:
+        name (str): its name.
+        json_file (str): where its annotation file should be.
+    """
+    folder, file = os.path.split(json_file)
+    if (name, file) not in {(f"shapes_{split}", f"{split}.json") for split in SPLITS}:
+        return ""
+    return f"Make it with: python -m anchor_heads.data.shapes {os.path.relpath(folder)}"
+
+
 def draw_image(rng: np.random.RandomState) -> tuple[np.ndarray, list]:
     """Draw one image.
 

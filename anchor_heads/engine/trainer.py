@@ -5,7 +5,7 @@ import os
 import weakref
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
 from detectron2.evaluation.testing import flatten_results_dict
@@ -17,6 +17,7 @@ from torch import nn
 
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.loader import build_train_loader, run_seed
+from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.engine.hooks import PicturesInTraining
 from anchor_heads.engine.optimizer import build_optimizer
@@ -76,6 +77,12 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg, start_iter=0, seed=None):
         """See :func:`anchor_heads.data.loader.build_train_loader`."""
         return build_train_loader(cfg, start_iter, seed)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        """Detectron2's test loader, with :class:`anchor_heads.data.mapper.DatasetMapper`."""
+        mapper = DatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):

@@ -4,9 +4,9 @@ import os
 
 import cv2
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 
+from anchor_heads.data.image_files import read_record_image
 from anchor_heads.visualization.drawing import paint_detections
 
 
@@ -34,7 +34,7 @@ class PaintedImagesEvaluator(DatasetEvaluator):
         """
         for single_input, output in zip(inputs, outputs, strict=True):
             instances = output["instances"] if "instances" in output else output["proposals"]
-            image = read_image(single_input["file_name"], format="BGR")
+            image = read_record_image(single_input)
             painted = paint_detections(image, instances, self._metadata)
             path = os.path.join(self._output_dir, self._relative_path(single_input))
             os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -2,7 +2,7 @@
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.layers import batched_nms
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -10,6 +10,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
+from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.modeling.distributed import unwrap
 from anchor_heads.modeling.one_stage import candidates_before_nms
 

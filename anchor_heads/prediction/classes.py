@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from detectron2.data import Metadata
 
 from anchor_heads.data.coco_json import shorten
+from anchor_heads.data.image_files import STORED_FRAME, is_stored_frame, read_headers
 from anchor_heads.prediction.sources import ImageFile, Source
 
 PROPOSALS = [{"id": 1, "name": "object"}]
@@ -64,7 +65,8 @@ def model_categories(
 def image_ids(sources: Sequence[Source], annotations: dict, json_file: str) -> dict[Source, int]:
     """Which images of an annotation file the sources are.
 
-    A source is an image of the file if its path ends with the image's "file_name".
+    A source is an image of the file if its path ends with the image's "file_name". It is read in
+    the frame of its annotations from then on.
 
     Args:
         sources (sequence of Source): the images.
@@ -76,21 +78,42 @@ def image_ids(sources: Sequence[Source], annotations: dict, json_file: str) -> d
 
     Raises:
         ValueError: for a video or a camera, if two sources are the same image, if none is listed.
+        ImageFileError: if an image is not of the size that the file says.
     """
     images = defaultdict(list)
     for image in annotations["images"]:
         images[os.path.basename(image["file_name"])].append(image)
-    ids = {}
+    found = {}
     for source in sources:
         if not isinstance(source, ImageFile):
             raise ValueError(f"{json_file} lists images; take out {source.label} or --annotations")
         listed = [x for x in images[os.path.basename(source.path)] if _is_at(source.path, x)]
         if listed:
-            ids[source] = max(listed, key=lambda x: len(x["file_name"]))["id"]
-    if not ids:
+            found[source] = max(listed, key=lambda x: len(x["file_name"]))
+    if not found:
         raise ValueError(f"{json_file} lists none of the images, the first being {sources[0].path}")
+    ids = {source: image["id"] for source, image in found.items()}
     _check_each_once(ids, json_file)
+    _set_frames(found, json_file)
     return ids
+
+
+def _set_frames(images: dict[ImageFile, dict], json_file: str) -> None:
+    """Let images be read in the frame of their annotations. Broken files are left for later."""
+    headers = dict(zip(images, read_headers(source.path for source in images), strict=True))
+    whole = [source for source, header in headers.items() if not header.wrong]
+    is_stored = is_stored_frame(
+        json_file,
+        [source.path for source in whole],
+        [headers[source] for source in whole],
+        [(images[source]["width"], images[source]["height"]) for source in whole],
+    )
+    for source, image in images.items():
+        source.record = {
+            "width": image["width"],
+            "height": image["height"],
+            STORED_FRAME: is_stored,
+        }
 
 
 def _categories_of_data_set(metadata: Metadata) -> list[dict]:

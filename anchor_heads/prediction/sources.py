@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
+
+from anchor_heads.data.image_files import ImageFileError, read_image, read_record_image
 
 # What is looked for in folders. A file named by itself may end in anything.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -30,19 +31,28 @@ class UnreadableError(OSError):
 
 
 class ImageFile:
-    """An image in a file, turned as its EXIF data says."""
+    """An image in a file, turned as its EXIF data says.
+
+    Attributes:
+        record (dict): what is annotated of it, in Detectron2's data set format: the image is then
+            in the frame of its annotations. May be empty.
+    """
 
     num_frames = 1
 
     def __init__(self, path: str, name: str):
         self.label = self.path = path
         self.name = name
+        self.record = {}
 
     def frames(self) -> Iterator[np.ndarray]:
         try:
-            image = read_image(self.path, format="BGR")
-        except Exception as error:  # decoding a broken file may raise anything
-            raise UnreadableError(f"Cannot read the image {self.path}: {error}") from None
+            if self.record:
+                image = read_record_image({**self.record, "file_name": self.path})
+            else:
+                image = read_image(self.path, format="BGR")
+        except ImageFileError as error:
+            raise UnreadableError(str(error)) from None
         yield image
 
 

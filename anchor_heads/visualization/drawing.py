@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
+
+from anchor_heads.data.image_files import read_record_image
 
 # Small images are enlarged so that labels can be read; huge ones are reduced.
 MIN_SHORT_SIDE = 320
@@ -147,7 +148,7 @@ def picture_of_data_set(
     metadata = MetadataCatalog.get(dataset_name)
     pairs = []
     for record in DatasetCatalog.get(dataset_name)[:num_images]:
-        image = read_image(record["file_name"], format="BGR")
+        image = read_record_image(record)
         output = predictor(image)
         instances = output["instances"] if "instances" in output else output["proposals"]
         pairs.append(

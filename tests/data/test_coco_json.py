@@ -1,10 +1,10 @@
-import math
 import os
 
 import pytest
 
 from anchor_heads.data import coco_json
-from anchor_heads.data.coco_json import clean_coco_dict
+from anchor_heads.data.coco_boxes import CORNERS
+from anchor_heads.data.coco_json import CONVERTED, DROPPED, clean_coco_dict, cleaning_of
 
 
 def test_what_is_missing_is_filled_in(coco, save, warnings_of):
@@ -122,24 +122,26 @@ def test_files_of_another_format(tmp_path, text, message):
     "key, change, message",
     [
         ("categories", {"id": 4}, r"two entries of category id 4 \(c and a\)"),
-        ("categories", {"id": "4"}, "category .*: needs an 'id' \\(integer\\) and a 'name'"),
-        ("categories", {"name": None}, "category .*: needs an 'id' \\(integer\\) and a 'name'"),
+        ("categories", {"name": "a"}, "categories 20 and 4 have the same 'name', a: give each"),
+        ("categories", {"keypoints": ["x", "y", "x"]}, "category 20 .c.: 'keypoints' names x twi"),
+        (
+            "categories",
+            {"keypoints": ["x", "y"], "skeleton": [[1, 2], [2, 3]]},
+            r"category 20 \(c\): 'skeleton' has \[2, 3\], and there are 2 keypoints, counted",
+        ),
         ("images", {"id": 3}, r"two entries of image id 3 \(five.jpg and sub/three.jpg\)"),
-        ("images", {"file_name": None}, "image .*: needs an 'id' \\(integer\\) and a 'file_name'"),
-        ("images", {"width": None}, r"image 5 \(five.jpg\): needs 'width' and 'height'"),
-        ("images", {"height": 0}, r"image 5 \(five.jpg\): needs 'width' and 'height'"),
-        ("annotations", {"image_id": None}, "annotation 7 of image None: needs an 'image_id'"),
         (
             "annotations",
             {"category_id": 2},
-            r"annotation 7 of image 5: category_id 2 is not among the categories \(4, 9, 20\)",
+            r"annotation 7 of image 5: 'category_id' 2 is not among the categories \(4, 9, 20\)",
         ),
-        ("annotations", {"bbox": [1, 2, 3]}, r"annotation 7 of image 5: bbox is \[1, 2, 3\], not"),
-        ("annotations", {"bbox": []}, r"annotation 7 of image 5: bbox is \[\], not 4 finite numb"),
-        ("annotations", {"bbox": [1, 2, 3, math.nan]}, "annotation 7 of image 5: bbox is .*nan"),
-        ("annotations", {"bbox": [1, 2, 3, math.inf]}, "annotation 7 of image 5: bbox is .*inf"),
-        ("annotations", {"bbox": [1, 2, 3, "4"]}, "annotation 7 of image 5: bbox is .*'4'"),
         ("annotations", {"ignore": 1}, "annotation 7 of image 5: 'ignore' is not supported"),
+        (
+            "annotations",
+            {"segmentation": {"size": [40, 30], "counts": [1200]}},
+            r"annotation 7 of image 5: 'segmentation' has the size \[40, 30\] and the image "
+            r"\[30, 40\] \(height, width\)",
+        ),
     ],
 )
 def test_entries_that_stop_the_run(coco, save, key, change, message):
@@ -150,9 +152,64 @@ def test_entries_that_stop_the_run(coco, save, key, change, message):
 
 def test_missing_box_and_id_are_named_by_position(coco, save):
     del coco["annotations"][1]["bbox"], coco["annotations"][1]["id"]
-    message = r"annotation number 1 \(from 0\) of image 5: bbox is missing, not 4 finite"
+    message = r"annotation number 1 \(from 0\) of image 5: 'bbox' is missing: it has to be 4 finite"
     with pytest.raises(ValueError, match=message):
         clean_coco_dict(save(coco))
+
+
+def test_what_was_converted_is_in_the_one_warning(coco, save, warnings_of):
+    for annotation in coco["annotations"]:
+        annotation["iscrowd"] = "0"
+    coco["images"][0]["width"] = "40"
+    coco["annotations"].append({**coco["annotations"][0], "id": 10, "bbox": [50, 5, 10, 10]})
+    json_file = save(coco, images=False)
+    assert [a["iscrowd"] for a in clean_coco_dict(json_file)["annotations"]] == [0, 0, 0]
+    assert warnings_of() == [
+        f"{json_file}: 1 of 2 images with 'width' converted, first: image 5 (five.jpg) ('40' read "
+        "as 40); 4 of 4 annotations with 'iscrowd' converted, first: annotation 7 of image 5 ('0' "
+        "read as 0); 1 of 4 boxes dropped (outside the image), first: annotation 10 of image 5"
+    ]
+    assert [(x.kind, x.count, x.total) for x in cleaning_of(json_file).changes] == [
+        (CONVERTED, 1, 2),
+        (CONVERTED, 4, 4),
+        (DROPPED, 1, 4),
+    ]
+
+
+def test_ids_of_text_are_converted_alike(coco, save):
+    for image in coco["images"]:
+        image["id"] = f"{image['id']:06}"
+    for annotation in coco["annotations"]:
+        annotation["image_id"] = f"{annotation['image_id']:06}"
+        annotation["category_id"] = [str(annotation["category_id"])]
+    cleaned = clean_coco_dict(save(coco, images=False))
+    assert [image["id"] for image in cleaned["images"]] == [5, 3]
+    assert [a["image_id"] for a in cleaned["annotations"]] == [5, 5, 3]
+    assert [a["category_id"] for a in cleaned["annotations"]] == [20, 4, 9]
+
+
+def test_objects_have_keypoints_if_one_has(coco, save):
+    coco["annotations"][1]["keypoints"] = [1, 2, 2, 3, 4, 1, 0, 0, 0]
+    cleaned = clean_coco_dict(save(coco))["annotations"]
+    assert [a["num_keypoints"] for a in cleaned] == [0, 2, 0]
+    assert cleaned[0]["keypoints"] == [0] * 9
+    coco["annotations"][0]["keypoints"] = [1, 2, 2]
+    different = clean_coco_dict(save(coco, "different"))["annotations"]
+    assert "keypoints" not in different[2]
+    coco["annotations"][2].update(category_id=20, keypoints=[1, 2, 2, 3, 4, 1])
+    message = "annotation 9 of image 3: 'keypoints' has 2 points, and others of category 20 have 1"
+    with pytest.raises(ValueError, match=message):
+        clean_coco_dict(save(coco, "wrong"))
+
+
+def test_boxes_of_another_format_are_noticed(coco, save, warnings_of):
+    boxes = [[30, 20, 38, 29], [2, 3, 20, 20], [25, 1, 35, 9], [5, 20, 30, 28]]
+    coco["annotations"] = [
+        {"id": i + 1, "image_id": 5, "category_id": 4, "bbox": box} for i, box in enumerate(boxes)
+    ]
+    json_file = save(coco)
+    assert cleaning_of(json_file).box_format == CORNERS
+    assert "the boxes look like (x0, y0, x1, y1), two corners; COCO's are" in warnings_of()[0]
 
 
 @pytest.mark.parametrize("key", ["images", "categories"])

@@ -12,9 +12,9 @@ CELLS = Metadata(
 ANNOTATIONS = {
     "categories": [{"id": 9, "name": "plate"}, {"id": 4, "name": "red", "supercategory": "cell"}],
     "images": [
-        {"id": 11, "file_name": "a.jpg"},
-        {"id": 12, "file_name": "sub/a.jpg"},
-        {"id": 13, "file_name": "b.jpg"},
+        {"id": 11, "file_name": "a.jpg", "width": 4, "height": 3},
+        {"id": 12, "file_name": "sub/a.jpg", "width": 4, "height": 3},
+        {"id": 13, "file_name": "b.jpg", "width": 4, "height": 3},
     ],
 }
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -26,6 +26,7 @@ from torch.utils.benchmark import timer  # waits for the GPU
 from anchor_heads.analysis.comparison.definitions import NMS_THRESHOLD, RANKS
 from anchor_heads.anchor_generation.inspection import anchor_source
 from anchor_heads.anchor_generation.ranked_anchors import LevelAnchors, ranked_anchors
+from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.evaluation.nms_recall import best_overlaps
 from anchor_heads.evaluation.proposal_recall import matched_overlaps

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from anchor_heads.analysis.comparison.measure import (
     to_input,
 )
 from anchor_heads.anchor_generation.inspection import InspectedAnchors, inspect_anchors
+from anchor_heads.data.image_files import read_record_image
 from anchor_heads.visualization.anchor_pictures import color_bar, paint_anchors
 
 # Long side in pixels.
@@ -66,7 +66,7 @@ def _pictures(model: ComparedModel, image: AnnotatedImage) -> list[Picture]:
     size = tuple(model_input["image"].shape[1:])
     boxes = to_input(image.objects.gt_boxes, model_input)
     objects = Instances(size, gt_boxes=boxes, gt_classes=image.objects.gt_classes)
-    pixels = _resized(read_image(image.record["file_name"], format="BGR"))
+    pixels = _resized(read_record_image(image.record))
     best = show_best_anchors(model.run(model_input).anchors.cpu(), objects)
     inspected = inspect_anchors(model.model, model_input["image"], objects)
     return [_picture(pixels, best, boxes, highest=1.0), _picture(pixels, inspected, boxes)]

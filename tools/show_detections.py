@@ -1,42 +1,36 @@
-"""Draw ground truth beside detections for the first images of DATASETS.TEST, as one picture.
+"""Draw ground truth beside detections for the first images of DATASETS.TEST, as one PNG."""
 
-    anchor-heads show-detections --config-file quick_start/free_anchor \\
-        --weights output/quick_start/model_final.pth --output detections.png
-"""
-
+import argparse
 import os
 
 import cv2
 from detectron2.engine import DefaultPredictor
 
-from anchor_heads.cli.arguments import (
-    add_config,
-    add_force,
-    add_weights,
-    check_outputs,
-    load_config,
-)
 from anchor_heads.data.checks import check_datasets
+from anchor_heads.engine import load_config
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_set
 
 
-def add_arguments(parser):
-    add_config(parser)
-    add_weights(parser, required=True)
-    parser.add_argument("--output", required=True, metavar="FILE", help="the picture to write")
-    add_force(parser)
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, help="path or name of a config")
+    parser.add_argument("--weights", required=True, help="checkpoint of the model")
     parser.add_argument("--num-images", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--output", required=True, help="the picture to write")
     parser.add_argument(
         "--score-threshold",
         type=float,
         default=SCORE_THRESHOLD,
         help="detections with a lower score are left out (default: %(default)s)",
     )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="config keys and values in turn")
+    return parser.parse_args()
 
 
-def run(args):
+def main():
+    args = parse_arguments()
     cfg = load_config(args)
-    check_outputs([args.output], [args.weights], args.force)
+    cfg.MODEL.WEIGHTS = args.weights
     check_datasets(cfg, train=False)
     picture = picture_of_data_set(
         DefaultPredictor(cfg), cfg.DATASETS.TEST[0], args.num_images, args.score_threshold
@@ -45,3 +39,7 @@ def run(args):
     if not cv2.imwrite(args.output, picture):
         raise OSError(f"Cannot write {args.output}")
     print(f"Wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

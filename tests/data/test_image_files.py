@@ -1,0 +1,132 @@
+import io
+import logging
+
+import numpy as np
+import pytest
+from detectron2.data.detection_utils import read_image as detectron2_read_image
+from PIL import ExifTags, Image
+
+from anchor_heads.data.image_files import (
+    STORED_FRAME,
+    ImageFileError,
+    is_stored_frame,
+    read_headers,
+    read_image,
+    read_record_image,
+)
+
+# Of 6x4 pixels (width x height), all different.
+PIXELS = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
+
+
+def write(path, pixels=PIXELS, orientation=None, **options):
+    if orientation:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        options["exif"] = exif
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+    return str(path)
+
+
+@pytest.mark.parametrize("orientation", [None, *range(9), 77])
+def test_images_are_turned_as_detectron2_turns_them(tmp_path, orientation):
+    path = write(tmp_path / "x.png", orientation=orientation)
+    np.testing.assert_array_equal(read_image(path), detectron2_read_image(path, "BGR"))
+    np.testing.assert_array_equal(read_image(path, "RGB", turn=False), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
+def test_modes_that_lose_nothing_are_as_in_detectron2(tmp_path, mode):
+    path = write(tmp_path / "x.tif", Image.fromarray(PIXELS).convert(mode))
+    np.testing.assert_array_equal(read_image(path), detectron2_read_image(path, "BGR"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_are_scaled(tmp_path, suffix, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("anchor_heads"), "propagate", True)
+    grey = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
+    path = write(tmp_path / f"x.{suffix}", grey)
+    expected = np.array([[0, 0, 1], [128, 255, 255]], np.uint8)
+    for channel in range(3):
+        np.testing.assert_array_equal(read_image(path)[:, :, channel], expected)
+
+
+def test_floats_and_32_bits_are_refused(tmp_path):
+    floats = write(tmp_path / "floats.tif", np.ones((4, 6), np.float32))
+    with pytest.raises(ImageFileError, match=r"floats\.tif: it has floating-point pixels: convert"):
+        read_image(floats)
+    large = write(tmp_path / "large.tif", np.full((4, 6), 70000, np.int32))
+    with pytest.raises(ImageFileError, match=r"large\.tif: its pixels go from 70000 to 70000"):
+        read_image(large)
+    assert "floating-point" in read_headers([floats])[0].wrong
+
+
+def test_transparent_pixels_are_laid_on_white(tmp_path):
+    alpha = np.full((4, 6, 1), 255, np.uint8)
+    opaque = write(tmp_path / "opaque.png", np.concatenate([PIXELS, alpha], 2))
+    np.testing.assert_array_equal(read_image(opaque, "RGB"), PIXELS)
+    alpha[:2] = 0
+    clear = write(tmp_path / "clear.png", np.concatenate([PIXELS, alpha], 2))
+    np.testing.assert_array_equal(read_image(clear, "RGB")[:2], 255)
+    np.testing.assert_array_equal(read_image(clear, "RGB")[2:], PIXELS[2:])
+    grey = write(tmp_path / "grey.png", np.concatenate([PIXELS[:, :, :1], alpha], 2))
+    assert read_image(grey)[:2].min() == 255
+
+
+def test_broken_files_are_named(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(np.tile(PIXELS, (20, 20, 1))).save(whole, "jpeg")
+    contents = {
+        "cut.jpg": whole.getvalue()[:-400],
+        "empty.jpg": b"",
+        "text.jpg": b"no image",
+        "header.jpg": whole.getvalue()[:20],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    for name in [*contents, "absent.jpg"]:
+        with pytest.raises(ImageFileError, match=f"Cannot read the image {tmp_path / name}: ."):
+            read_image(str(tmp_path / name))
+    headers = read_headers(str(tmp_path / name) for name in [*contents, "absent.jpg"])
+    assert [bool(header.wrong) for header in headers] == [False, True, True, True, True]
+    assert headers[0].size == (120, 80)
+    assert headers[1].wrong == "it is empty"
+
+
+def test_records_are_read_in_the_frame_of_their_annotations(tmp_path):
+    path = write(tmp_path / "x.png", orientation=6)
+    record = {"file_name": path, "width": 6, "height": 4}
+    np.testing.assert_array_equal(read_record_image(record, "RGB"), PIXELS)
+    turned = {"file_name": path, "width": 4, "height": 6}
+    np.testing.assert_array_equal(read_record_image(turned), detectron2_read_image(path, "BGR"))
+    np.testing.assert_array_equal(
+        read_record_image({"file_name": path}), detectron2_read_image(path, "BGR")
+    )
+    with pytest.raises(ImageFileError, match="x.png has 4x6 or 6x4 pixels, .* for 6x5"):
+        read_record_image({**record, "height": 5})
+
+    square = write(tmp_path / "square.png", PIXELS[:, :4], orientation=6)
+    record = {"file_name": square, "width": 4, "height": 4}
+    np.testing.assert_array_equal(read_record_image(record), detectron2_read_image(square, "BGR"))
+    np.testing.assert_array_equal(
+        read_record_image({**record, STORED_FRAME: True}, "RGB"), PIXELS[:, :4]
+    )
+
+
+def test_the_frame_of_a_data_set_follows_from_its_sizes(tmp_path):
+    paths = [
+        write(tmp_path / "upright.png"),
+        write(tmp_path / "turned.jpg", orientation=8),
+        write(tmp_path / "square.webp", PIXELS[:, :4], orientation=8),
+    ]
+    headers = read_headers(paths)
+    assert [header.orientation for header in headers] == [1, 8, 8]
+    of_stored = [(6, 4), (6, 4), (4, 4)]
+    assert is_stored_frame("x.json", paths, headers, of_stored) is True
+    assert is_stored_frame("x.json", paths, headers, [(6, 4), (4, 6), (4, 4)]) is False
+    assert is_stored_frame("x.json", paths[::2], headers[::2], [(6, 4), (4, 4)]) is False
+    with pytest.raises(ImageFileError, match="x.json: 1 of 3 images have another size, .*up"):
+        is_stored_frame("x.json", paths, headers, [(4, 6), (6, 4), (4, 4)])
+    with pytest.raises(ImageFileError, match="of 1 images are those of the stored pixels, first"):
+        is_stored_frame("x.json", paths * 2, headers * 2, [*of_stored, (6, 4), (4, 6), (4, 4)])
