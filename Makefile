@@ -13,7 +13,7 @@ PY := .venv/bin/python
 REQUIREMENTS := requirements.txt requirements-detectron2.txt
 # Written at the end of the set-up: the requirements that .venv was made from.
 INSTALLED := .venv/installed.txt
-QUICK_START := --config-file configs/quick_start/free_anchor.yaml
+QUICK_START := --config-file quick_start/free_anchor
 
 .PHONY: help venv quick-start test lint format docs wheel clean check-machine set-up
 
@@ -24,9 +24,9 @@ venv: ## set up .venv: the pinned requirements, Detectron2 and this package
 	@cat $(REQUIREMENTS) | cmp -s - $(INSTALLED) || $(MAKE) --no-print-directory set-up
 
 quick-start: datasets/shapes/val.json | venv ## train, evaluate and draw a small FreeAnchor model
-	$(PY) train_net.py $(QUICK_START) OUTPUT_DIR output/quick_start
-	$(PY) tools/show_detections.py $(QUICK_START) --weights output/quick_start/model_final.pth \
-		--num-images 8 --output output/quick_start/detections.png
+	$(PY) -m anchor_heads train $(QUICK_START) --force OUTPUT_DIR output/quick_start
+	$(PY) -m anchor_heads show-detections $(QUICK_START) --force \
+		--weights output/quick_start/model_final.pth --output output/quick_start/detections.png
 
 test: | venv ## run the tests
 	$(PY) -m pytest

@@ -35,6 +35,7 @@ setup(
     ],
     packages=[*find_packages(include=["anchor_heads", "anchor_heads.*"]), *METHODS, *CONFIGS],
     package_dir=METHODS | CONFIGS,
+    entry_points={"console_scripts": ["anchor-heads = anchor_heads.cli.main:main"]},
     package_data={
         "anchor_heads.configs": ["**/*.yaml"],
         "anchor_heads.analysis.comparison": ["*.html"],

@@ -4,12 +4,16 @@ This is the one place that knows all methods: importing it registers their meta 
 and proposal generators, and lets ``MODEL.WEIGHTS`` name published weights of other frameworks.
 """
 
-from detectron2.config import CfgNode
-from detectron2.config import get_cfg as get_detectron2_cfg
+from anchor_heads._requirements import check_requirements
 
-from anchor_heads.checkpoint import extend_detection_checkpointer
-from anchor_heads.modeling.backbone import add_backbone_config
-from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring
+check_requirements()  # before anything below imports torch or Detectron2
+
+from detectron2.config import CfgNode  # noqa: E402
+from detectron2.config import get_cfg as get_detectron2_cfg  # noqa: E402
+
+from anchor_heads.checkpoint import extend_detection_checkpointer  # noqa: E402
+from anchor_heads.modeling.backbone import add_backbone_config  # noqa: E402
+from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring  # noqa: E402
 
 extend_detection_checkpointer()
 

@@ -20,8 +20,8 @@ def run_python(code, *path):
 
 
 def import_error(code, *path):
-    """The message that ``import anchor_heads`` ends with after ``code``."""
-    result = run_python(textwrap.dedent(code) + "\nimport anchor_heads", *path)
+    """The message that the first use of the package ends with after ``code``."""
+    result = run_python(textwrap.dedent(code) + "\nfrom anchor_heads import get_cfg", *path)
     assert result.returncode == 1
     *_, last = result.stderr.partition("\nImportError: ")
     assert last, result.stderr
@@ -93,7 +93,7 @@ def test_folder_named_detectron2_is_none(tmp_path):
 @pytest.mark.parametrize("package, module", [("torch", "__init__"), ("detectron2", "engine")])
 def test_a_dependency_that_is_missing_speaks_for_itself(tmp_path, package, module):
     fake_package(tmp_path, package, "2.14.1", **{module: "import no_such_module"})
-    errors = run_python("import anchor_heads", tmp_path).stderr
+    errors = run_python("from anchor_heads import get_cfg", tmp_path).stderr
     assert errors.endswith("\nModuleNotFoundError: No module named 'no_such_module'\n")
 
 

@@ -64,8 +64,8 @@ def find_model(
     """
     if format.fills:
         raise ValueError(
-            f"{format} is part of many models: name the config of one with --config. (To train "
-            "from it, name the file in MODEL.WEIGHTS as it is.)"
+            f"{format} is part of many models: name the config of one with --config-file. (To "
+            "train from it, name the file in MODEL.WEIGHTS as it is.)"
         )
     overrides = [*overrides, *_number_of_classes(format, weights)]
     candidates = _shipped_configs(checkpoint, format, overrides)
@@ -78,8 +78,8 @@ def find_model(
     style = checkpoint.stride_in_1x1
     kind = "" if style is None else f", with MODEL.RESNETS.STRIDE_IN_1X1 {style} as the file says"
     raise ValueError(
-        f"{format}: these weights fit {reason}. Name their config with --config. Shipped for such "
-        f"weights{kind}: {', '.join(configs) or 'none'}."
+        f"{format}: these weights fit {reason}. Name their config with --config-file. Shipped for "
+        f"such weights{kind}: {', '.join(configs) or 'none'}."
     )
 
 

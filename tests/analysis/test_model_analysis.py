@@ -1,17 +1,15 @@
-import runpy
-import sys
-
 import pytest
 import torch
 import torchvision
 from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis
-from tiny_run import REPOSITORY, write_config
+from tiny_run import write_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anchor_heads import get_cfg, layers, model_zoo
 from anchor_heads.analysis.model_analysis import Counts, analyze_model, table
+from anchor_heads.cli import main
 
 SIZE = (64, 96)
 LOCATIONS = 8 * 12 + 4 * 6 + 2 * 3  # of P3 to P5
@@ -193,11 +191,10 @@ def test_table():
     ]
 
 
-def test_the_tool_prints_the_table(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_the_table(tmp_path, capsys):
     config = write_config(tmp_path, "FreeAnchorRetinaNet")
     options = [config, "--image-size", "64", "96", "MODEL.FPN.OUT_CHANNELS", "32"]
-    monkeypatch.setattr(sys, "argv", ["analyze_model.py", *options])
-    runpy.run_path(str(REPOSITORY / "tools/analyze_model.py"), run_name="__main__")
+    main.run("analyze", options)
     cfg = get_cfg()
     cfg.merge_from_file(config)
     cfg.MODEL.FPN.OUT_CHANNELS = 32

@@ -1,7 +1,4 @@
-"""tools/convert_checkpoint.py, from its command line to the file that it writes."""
-
-import runpy
-import sys
+"""anchor-heads convert-weights, from its command line to the file that it writes."""
 
 import pytest
 import torch
@@ -9,31 +6,25 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from published_files import CONFIGS, contents, small_cfg, small_source, write_published
 from source_models import resnet, weightless
-from tiny_run import REPOSITORY
 
-SCRIPT = "tools/convert_checkpoint.py"
+from anchor_heads.cli import main
 
 
 def convert(*arguments):
-    """Run the tool in this process."""
-    before, sys.argv = sys.argv, [SCRIPT, *map(str, arguments)]
-    try:
-        runpy.run_path(str(REPOSITORY / SCRIPT), run_name="__main__")
-    finally:
-        sys.argv = before
+    main.run("convert-weights", [*map(str, arguments)])
 
 
 def refusal(folder, *arguments):
-    """What the tool says when it refuses; it must leave no other file behind."""
+    """What the command says when it refuses; it must leave no other file behind."""
 
     def files():
         return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
     before = files()
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises((OSError, ValueError)) as refused:
         convert(*arguments)
     assert files() == before
-    return refused.value.code
+    return str(refused.value)
 
 
 def write_small_config(folder, method, *overrides):
@@ -59,7 +50,7 @@ def test_what_is_written_is_what_the_published_file_loads_as(tmp_path, small_wei
     source = write_published(tmp_path / "fa.pth", "free_anchor", small_weights["free_anchor"])
     config = write_small_config(tmp_path, "free_anchor")
     target = tmp_path / "converted.pth"
-    convert(source, target, "--config", config)
+    convert(source, target, "--config-file", config)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{source}: FreeAnchor's RetinaNet of maskrcnn-benchmark."
     assert lines[1] == f"301 tensors fill all of the model of {config}."
@@ -146,12 +137,14 @@ def test_ga_fast_rcnn_of_mmdetection_1(tmp_path, capsys):
 def test_no_shipped_config_fits(tmp_path, files):
     said = refusal(tmp_path, files[0], files[2])
     assert "these weights fit no shipped model" in said
-    assert "--config" in said and "guided_anchoring/ga_retinanet_X_101_64x4d_FPN_1x.yaml" in said
+    assert (
+        "--config-file" in said and "guided_anchoring/ga_retinanet_X_101_64x4d_FPN_1x.yaml" in said
+    )
 
 
 def test_paths(tmp_path, files):
     source, config, target = files
-    options = ["--config", config]
+    options = ["--config-file", config]
     missing = tmp_path / "missing.pth"
     assert f"There is no file {missing}" in refusal(tmp_path, missing, target, *options)
     assert "must end with .pth" in refusal(tmp_path, source, tmp_path / "x.pkl", *options)
@@ -175,7 +168,7 @@ def test_paths(tmp_path, files):
 
 def test_the_wrong_file(tmp_path, files, small_weights):
     source, config, target = files
-    options = [target, "--config", config]
+    options = [target, "--config-file", config]
     content = open(source, "rb").read()
     (tmp_path / "truncated.pth").write_bytes(content[: len(content) // 2])
     assert "is not complete" in refusal(tmp_path, tmp_path / "truncated.pth", *options)
@@ -184,22 +177,22 @@ def test_the_wrong_file(tmp_path, files, small_weights):
         tmp_path, tmp_path / "fcos.pth", *options
     )
     convert(source, *options)
-    said = refusal(tmp_path, target, tmp_path / "again.pth", "--config", config)
+    said = refusal(tmp_path, target, tmp_path / "again.pth", "--config-file", config)
     assert "is a Detectron2 checkpoint already" in said
 
 
 def test_the_wrong_config(tmp_path, files):
     source, _, target = files
     other = write_small_config(tmp_path, "free_anchor")
-    said = refusal(tmp_path, source, target, "--config", other)
+    said = refusal(tmp_path, source, target, "--config-file", other)
     assert "has weights of GA-RetinaNet of mmdetection, which" in said
     assert "META_ARCHITECTURE is FreeAnchorRetinaNet, not GuidedAnchorRetinaNet" in said
     plain = write_small_config(tmp_path, "ga_rpn", "MODEL.PROPOSAL_GENERATOR.NAME", "RPN")
     weights = small_source("ga_rpn").state_dict()
     write_published(tmp_path / "rpn.pth", "ga_rpn", weights)
-    said = refusal(tmp_path, tmp_path / "rpn.pth", target, "--config", plain)
+    said = refusal(tmp_path, tmp_path / "rpn.pth", target, "--config-file", plain)
     assert "PROPOSAL_GENERATOR.NAME is RPN, not GuidedAnchorRPN" in said
-    missing = refusal(tmp_path, source, target, "--config", "no/such.yaml")
+    missing = refusal(tmp_path, source, target, "--config-file", "no/such.yaml")
     assert "There is no config file" in missing
 
 
@@ -212,16 +205,18 @@ def test_the_style_of_the_backbone(tmp_path, files, small_weights):
         content["meta"]["config"] = f"backbone=dict(type='ResNet', style='{style}')"
         torch.save(content, source)
         if style == "pytorch":
-            said = refusal(tmp_path, source, target, "--config", config)
+            said = refusal(tmp_path, source, target, "--config-file", config)
             assert 'style "pytorch", but MODEL.RESNETS.STRIDE_IN_1X1 is True' in said
-        convert(source, target, "--config", config, "MODEL.RESNETS.STRIDE_IN_1X1", style == "caffe")
+        convert(
+            source, target, "--config-file", config, "MODEL.RESNETS.STRIDE_IN_1X1", style == "caffe"
+        )
         target.unlink()
 
 
 def test_what_found_no_partner_is_listed(tmp_path, files, small_weights):
     _, config, target = files
     weights = dict(small_weights["ga_retinanet"])
-    options = [target, "--config", config]
+    options = [target, "--config-file", config]
 
     def said_of(weights, *overrides):
         source = write_published(tmp_path / "x.pth", "ga_retinanet", weights)
@@ -256,7 +251,7 @@ def test_a_backbone_fills_no_more_than_the_backbone(tmp_path, capsys):
     torch.save(resnet(width=4).state_dict(), source)
     assert "part of many models: name the config" in refusal(tmp_path, source, target)
     config = write_small_config(tmp_path, "ga_rpn")
-    convert(source, target, "--config", config)
+    convert(source, target, "--config-file", config)
     said = capsys.readouterr().out
     assert f"265 tensors fill all of backbone.bottom_up.* of the model of {config}" in said
     assert "2 other tensors (fc.weight, fc.bias)" in said
@@ -275,6 +270,6 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, files, monkeypatch):
 
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        convert(source, target, "--config", config, "--force")
+        convert(source, target, "--config-file", config, "--force")
     assert target.read_text() == "precious"
     assert not list(tmp_path.glob("*.part"))

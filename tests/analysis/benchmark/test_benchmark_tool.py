@@ -1,19 +1,16 @@
 import json
-import runpy
-import sys
 
 import pytest
 import torch
 from tiny_models import tiny_config
-from tiny_run import REPOSITORY
 
 from anchor_heads.analysis.benchmark import compare as compare_module
 from anchor_heads.analysis.benchmark.report import describe
+from anchor_heads.cli import main
 
 
 def run_tool(monkeypatch, *command_line):
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, command_line)])
-    runpy.run_path(str(REPOSITORY / "tools/benchmark.py"), run_name="__main__")
+    main.run("benchmark", [*map(str, command_line)])
 
 
 @pytest.fixture
@@ -27,7 +24,7 @@ def options(tmp_path, monkeypatch):
     tiny_config(tmp_path / "guided", "GuidedAnchorRetinaNet")
     tiny_config(tmp_path / "plain", "RetinaNet")
     files = [tmp_path / name / "config.yaml" for name in ("guided", "plain")]
-    options = ["--config-file", files[0], "--baseline", files[1], "--image-size", 64, 96]
+    options = ["--config-file", files[0], files[1], "--image-size", 64, 96]
     return [*options, "--repeats", 2, "--threads", 1]
 
 
@@ -54,7 +51,7 @@ def test_benchmark_of_training_prints_a_table_and_writes_json(
 def test_benchmark_fails_where_both_ways_to_judge_differ(options, monkeypatch, capsys):
     monkeypatch.setattr(compare_module, "_largest_difference", lambda sparse, dense: 1.1e-5)
     monkeypatch.setattr(compare_module, "peak_memory", lambda cfg, workloads: None)
-    with pytest.raises(SystemExit, match="judging all differ by 1.1e-05"):
+    with pytest.raises(RuntimeError, match="judging all differ by 1.1e-05"):
         run_tool(monkeypatch, *options, "--kept", 0.1, 0.5)
     said = capsys.readouterr().out
     assert "| 10 % | whole | " in said and "| 50 % | head: guide | " in said
@@ -64,5 +61,5 @@ def test_benchmark_fails_where_both_ways_to_judge_differ(options, monkeypatch, c
 @pytest.mark.parametrize("share", ["0", "1.5", "MODEL.DEVICE"])
 def test_benchmark_refuses_what_is_no_share(monkeypatch, capsys, share):
     with pytest.raises(SystemExit):
-        run_tool(monkeypatch, "--kept", share)
+        run_tool(monkeypatch, "quick_start/retinanet", "--kept", share)
     assert "--kept" in capsys.readouterr().err

@@ -1,19 +1,18 @@
 """The tool, on tiny models with random weights."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tiny_run import REPOSITORY, write_config, write_data_set
+from tiny_run import write_config, write_data_set
 
 from anchor_heads import get_cfg
 from anchor_heads.analysis.comparison.measure import ComparedModel
 from anchor_heads.analysis.comparison.store import Measurements
 from anchor_heads.analysis.reports import model_names
+from anchor_heads.cli import main
 
 
 def write_models(folder, **architectures):
@@ -37,8 +36,7 @@ def write_models(folder, **architectures):
 
 
 def compare_anchors(monkeypatch, *command_line):
-    monkeypatch.setattr(sys, "argv", ["compare_anchors.py", *map(str, command_line)])
-    runpy.run_path(str(REPOSITORY / "tools/compare_anchors.py"), run_name="__main__")
+    main.run("compare", [*map(str, command_line)])
 
 
 def without_times(report):
@@ -75,7 +73,7 @@ def test_a_stopped_comparison_goes_on_to_the_same_result(tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patch:
         stop_after(patch, 5)
-        with pytest.raises(SystemExit, match="the same command goes on from there"):
+        with pytest.raises(KeyboardInterrupt):
             compare_anchors(patch, *models, "--output-dir", parts, "--pictures", 2)
     assert measured_ids(parts) == {"ga": [0, 1, 2], "rcnn": [0, 1]}
     assert not (parts / "comparison.json").exists()
@@ -112,19 +110,17 @@ def test_more_images_are_added_to_the_first(tmp_path, monkeypatch, capsys):
 
 def test_models_without_weights_are_named(tmp_path, monkeypatch, capsys):
     options = write_models(tmp_path, one="RetinaNet")[:2]
-    options += ["--output-dir", tmp_path / "out", "--images", 1, "--device", "cpu"]
+    options += ["--output-dir", tmp_path / "out", "--images", 1, "MODEL.DEVICE", "cpu"]
     compare_anchors(monkeypatch, *options)
     assert "one is not trained" in capsys.readouterr().out
 
 
 def test_mistakes_are_named_before_anything_is_measured(tmp_path, monkeypatch, capsys):
     models = write_models(tmp_path, one="RetinaNet", two="RetinaNet")
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="--weights must name as many files"):
         compare_anchors(monkeypatch, *models, "one_more.pth")
-    assert "--weights must name as many files" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="--images must be at least 1"):
         compare_anchors(monkeypatch, *models, "--images", 0)
-    assert "--images must be at least 1" in capsys.readouterr().err
     out = ["--output-dir", tmp_path / "out"]
     with pytest.raises(ValueError, match="no config key MODLE.DEVICE. Similar keys: MODEL.DEVICE"):
         compare_anchors(monkeypatch, *models, *out, "MODLE.DEVICE", "cpu")

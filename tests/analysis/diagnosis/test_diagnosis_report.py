@@ -1,15 +1,14 @@
 import json
 import re
-import runpy
 import shlex
-import sys
 
 import pytest
 from made_case import config, made_case, square
-from tiny_run import REPOSITORY, write_config, write_data_set
+from tiny_run import write_config, write_data_set
 
 from anchor_heads import get_cfg
 from anchor_heads.analysis.diagnosis import FINDINGS, Diagnosis, Finding, Suggestion, diagnose
+from anchor_heads.cli import main
 
 # What the tiny run, made to take a few steps, lacks: anchors for the two shapes, and a schedule.
 GOOD = ["MODEL.ANCHOR_GENERATOR.SIZES", [[23], [28]], "MODEL.RETINANET.IN_FEATURES", ["p3", "p4"]]
@@ -21,8 +20,7 @@ GOOD += ["INPUT.MIN_SIZE_TRAIN", (60,), "INPUT.MIN_SIZE_TEST", 60]
 
 
 def run_tool(monkeypatch, capsys, *command_line) -> str:
-    monkeypatch.setattr(sys, "argv", ["diagnose.py", *map(str, command_line)])
-    runpy.run_path(str(REPOSITORY / "tools/diagnose.py"), run_name="__main__")
+    main.run("diagnose", [*map(str, command_line)])
     return capsys.readouterr().out
 
 

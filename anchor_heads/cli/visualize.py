@@ -1,4 +1,4 @@
-"""Draw what a model's anchors are on images: one PNG per image, with these panels.
+"""Draw the anchors of a model on images: one PNG per image, with these panels.
 
 - The location probability of each level, of models that predict it (Guided Anchoring).
 - Anchors. Guided Anchoring: the best that pass its filter. FreeAnchor: each object's bag, coloured
@@ -7,9 +7,11 @@
 
 The objects are the annotated ones where the image belongs to DATASETS.TEST or DATASETS.TRAIN, else
 the model's own detections or best proposals.
+
+    anchor-heads visualize --config-file quick_start/free_anchor \\
+        --weights output/quick_start/model_final.pth datasets/shapes/val/000002.jpg
 """
 
-import argparse
 import os
 from collections import Counter
 
@@ -18,41 +20,54 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
 from anchor_heads.anchor_generation.inspection import anchor_source
+from anchor_heads.cli.arguments import (
+    add_config,
+    add_force,
+    add_weights,
+    check_outputs,
+    load_config,
+)
 from anchor_heads.data.image_files import read_record_image
 from anchor_heads.data.image_records import ImageRecords
-from anchor_heads.engine import load_config, split_overrides
 from anchor_heads.visualization.anchor_pictures import picture_of_anchors
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config_file", metavar="CONFIG", help="path or name of a config")
-    parser.add_argument("--weights", required=True, help="checkpoint of the model")
+def add_arguments(parser):
+    add_config(parser, "IMAGE")
+    add_weights(parser, required=True)
     parser.add_argument("--output-dir", default="output/anchors", help="(default: %(default)s)")
+    add_force(parser)
     parser.add_argument(
         "--score-threshold",
         type=float,
         default=SCORE_THRESHOLD,
         help="detections with a lower score are left out (default: %(default)s)",
     )
-    parser.add_argument(
-        "images",
-        metavar="IMAGE",
-        nargs="+",
-        help="image files; then config keys and values in turn",
-    )
-    args = parser.parse_intermixed_args()
-    args.images, args.opts = split_overrides(args.images)
-    files = args.images if "://" in args.weights else [args.weights, *args.images]
-    for file in files:
+
+
+def run(args):
+    if not args.inputs:
+        raise ValueError("name at least one IMAGE")
+    for file in args.inputs:
         if not os.path.isfile(file):
-            parser.error(f"there is no file {os.path.abspath(file)}")
-    if not args.images:
-        parser.error("name at least one IMAGE")
-    return args
+            raise FileNotFoundError(f"there is no file {os.path.abspath(file)}")
+    cfg = load_config(args)
+    outputs = output_files(args.inputs, args.output_dir)
+    check_outputs(outputs, [*args.inputs, args.weights], args.force)
+    records = ImageRecords(cfg)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else Metadata()
+    predictor = DefaultPredictor(cfg)
+    anchor_source(predictor.model)  # raises if there are no anchors to show
+    os.makedirs(args.output_dir, exist_ok=True)
+    for image_file, output in zip(args.inputs, outputs, strict=True):
+        record = records.find(image_file) or {"file_name": image_file}
+        image = read_record_image(record)
+        annotations = record.get("annotations")
+        picture = picture_of_anchors(predictor, image, metadata, annotations, args.score_threshold)
+        if not cv2.imwrite(output, picture):
+            raise OSError(f"Cannot write {output}")
+        print(f"Wrote {output}")
 
 
 def output_files(images: list[str], folder: str) -> list[str]:
@@ -64,28 +79,3 @@ def output_files(images: list[str], folder: str) -> list[str]:
         number = f"_{seen[stem]}" if seen[stem] > 1 else ""
         files.append(os.path.join(folder, f"{stem}_anchors{number}.png"))
     return files
-
-
-def main():
-    args = parse_arguments()
-    cfg = load_config(args)
-    cfg.MODEL.WEIGHTS = args.weights
-    records = ImageRecords(cfg)
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else Metadata()
-    predictor = DefaultPredictor(cfg)
-    anchor_source(predictor.model)  # raises if there are no anchors to show
-    os.makedirs(args.output_dir, exist_ok=True)
-    for image_file, output in zip(
-        args.images, output_files(args.images, args.output_dir), strict=True
-    ):
-        record = records.find(image_file) or {"file_name": image_file}
-        image = read_record_image(record)
-        annotations = record.get("annotations")
-        picture = picture_of_anchors(predictor, image, metadata, annotations, args.score_threshold)
-        if not cv2.imwrite(output, picture):
-            raise OSError(f"Cannot write {output}")
-        print(f"Wrote {output}")
-
-
-if __name__ == "__main__":
-    main()

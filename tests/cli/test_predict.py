@@ -1,40 +1,18 @@
 import json
 import os
-import runpy
 import signal
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
-from tiny_run import REPOSITORY, write_model
+from tiny_run import write_model
 
 from anchor_heads.prediction import sources
 
 # An untrained model is sure of nothing.
 EVERYTHING = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
-
-
-def predict(monkeypatch, *command_line) -> int:
-    """Run the tool.
-
-    Returns:
-        int: its exit code.
-    """
-    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, command_line)])
-    with pytest.raises(SystemExit) as exit:
-        runpy.run_path(str(REPOSITORY / "tools/predict.py"), run_name="__main__")
-    return exit.value.code
-
-
-def predict_error(monkeypatch, error, *command_line) -> str:
-    """What the error says that the tool ends with."""
-    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, command_line)])
-    with pytest.raises(error) as info:
-        runpy.run_path(str(REPOSITORY / "tools/predict.py"), run_name="__main__")
-    return str(info.value)
 
 
 @pytest.fixture
@@ -44,7 +22,7 @@ def model(tmp_path):
     return tmp_path, ["--config-file", config, "--weights", tmp_path / "model.pth"]
 
 
-def test_pictures_and_a_data_set_of_images_and_a_video(model, monkeypatch, capsys):
+def test_pictures_and_a_data_set_of_images_and_a_video(model, command):
     folder, arguments = model
     writer = cv2.VideoWriter(str(folder / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 9, (64, 48))
     for _ in range(2):
@@ -55,8 +33,8 @@ def test_pictures_and_a_data_set_of_images_and_a_video(model, monkeypatch, capsy
     output, predictions = folder / "out", folder / "predictions.json"
     options = ["--output", output, "--json", predictions, "--class-names", "a, b"]
 
-    assert predict(monkeypatch, *arguments, *inputs, *options, *EVERYTHING) == 1
-    said = capsys.readouterr().out
+    code, said, _ = command("predict", *arguments, *inputs, *options, *EVERYTHING)
+    assert code == 1
     assert "Predicted 1 images and 2 frames of videos" in said
     assert f"1 of 3 inputs could not be read:\n  {inputs[1]}" in said
     assert sorted(path.name for path in output.iterdir()) == ["1.png", "clip.mp4"]
@@ -67,16 +45,16 @@ def test_pictures_and_a_data_set_of_images_and_a_video(model, monkeypatch, capsy
     assert content["categories"] == [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
 
     before = predictions.read_text()
-    assert predict_error(monkeypatch, FileExistsError, *arguments, *inputs, *options).startswith(
-        f"3 of 4 files exist, the first being {output / '1.png'}"
-    )
+    code, _, said = command("predict", *arguments, *inputs, *options)
+    existing = f"3 of 4 output files exist, the first being {output / '1.png'}"
+    assert code == 2 and existing in said
     assert predictions.read_text() == before
-    assert predict(monkeypatch, *arguments, inputs[0], *options, "--force") == 0
+    assert command("predict", *arguments, inputs[0], *options, "--force")[0] == 0
     assert json.loads(predictions.read_text())["annotations"] == []  # none has a score of 0.05
     assert len(json.loads(before)["annotations"]) > 0
 
 
-def test_results_with_the_ids_of_an_annotation_file(model, monkeypatch, capsys):
+def test_results_with_the_ids_of_an_annotation_file(model, command):
     folder, arguments = model
     annotations = json.loads((folder / "annotations.json").read_text())
     for image in annotations["images"]:
@@ -84,18 +62,18 @@ def test_results_with_the_ids_of_an_annotation_file(model, monkeypatch, capsys):
     listed = folder / "listed.json"
     listed.write_text(json.dumps({**annotations, "images": annotations["images"][3:5]}))
     options = ["--annotations", listed, "--json", folder / "results.json"]
-    assert predict(monkeypatch, *arguments, folder, *options, *EVERYTHING) == 0
-    assert f"10 of 12 images are not in {listed}" in capsys.readouterr().out
+    code, said, _ = command("predict", *arguments, folder, *options, *EVERYTHING)
+    assert code == 0 and f"10 of 12 images are not in {listed}" in said
     results = json.loads((folder / "results.json").read_text())
     assert {x["image_id"] for x in results} == {103, 104}
     assert {x["category_id"] for x in results} <= {1, 2}
 
     options = ["--annotations", listed, "--json", listed, "--force"]
-    said = predict_error(monkeypatch, ValueError, *arguments, folder, *options)
-    assert f"{listed} would be replaced" in said
+    code, _, said = command("predict", *arguments, folder, *options)
+    assert code == 2 and f"{listed} is read and would be overwritten" in said
 
 
-def test_ctrl_c_keeps_what_was_predicted(model, monkeypatch, capsys):
+def test_ctrl_c_keeps_what_was_predicted(model, command, monkeypatch):
     folder, arguments = model
 
     def read_and_interrupt(*args, **kwargs):
@@ -104,57 +82,56 @@ def test_ctrl_c_keeps_what_was_predicted(model, monkeypatch, capsys):
 
     monkeypatch.setattr(sources, "read_image", read_and_interrupt)
     options = [folder, "--json", folder / "a.json"]
-    assert predict(monkeypatch, *arguments, *options) == 130
-    assert f"Stopped at {folder / '0.png'}; 11 inputs after it" in capsys.readouterr().out
+    code, said, _ = command("predict", *arguments, *options)
+    assert code == 130 and f"Stopped at {folder / '0.png'}; 11 inputs after it" in said
     assert len(json.loads((folder / "a.json").read_text())["images"]) == 1
 
 
-def test_proposals(tmp_path, monkeypatch):
+def test_proposals(tmp_path, command):
     config = write_model(tmp_path, "ProposalNetwork")
     arguments = ["--config-file", config, "--weights", tmp_path / "model.pth"]
     options = ["--json", tmp_path / "proposals.json", "--output", tmp_path / "out"]
     overrides = ["MODEL.RPN.POST_NMS_TOPK_TEST", 5]
-    assert predict(monkeypatch, *arguments, tmp_path / "[01].png", *options, *overrides) == 0
+    assert command("predict", *arguments, tmp_path / "[01].png", *options, *overrides)[0] == 0
     content = json.loads((tmp_path / "proposals.json").read_text())
     assert content["categories"] == [{"id": 1, "name": "object"}]
     assert [x["image_id"] for x in content["annotations"]] == [1] * 5 + [2] * 5
     assert cv2.imread(str(tmp_path / "out/1.png")).shape == (426, 320, 3)
 
 
-def test_a_camera_that_is_not_there(model, monkeypatch, capsys):
+def test_a_camera_that_is_not_there(model, command):
     folder, arguments = model
-    assert predict(monkeypatch, *arguments, "--camera", 99, "--json", folder / "a.json") == 1
-    assert "1 of 1 inputs could not be read:\n  camera 99" in capsys.readouterr().out
+    code, said, _ = command("predict", *arguments, "--camera", 99, "--json", folder / "a.json")
+    assert code == 1 and "1 of 1 inputs could not be read:\n  camera 99" in said
 
 
-def test_what_to_read_and_to_make_must_be_said(model, monkeypatch, capsys):
+def test_what_to_read_and_to_make_must_be_said(model, command):
     folder, arguments = model
-    assert predict(monkeypatch, *arguments, "--output", folder / "out", *EVERYTHING) == 2
-    assert "name at least one INPUT" in capsys.readouterr().err
-    assert predict(monkeypatch, *arguments, folder / "0.png") == 2
-    assert "--output FOLDER, --json FILE or --show" in capsys.readouterr().err
+    code, _, said = command("predict", *arguments, "--output", folder / "out", *EVERYTHING)
+    assert code == 2 and "name at least one INPUT" in said
+    code, _, said = command("predict", *arguments, folder / "0.png")
+    assert code == 2 and "--output FOLDER, --json FILE or --show" in said
 
 
-def test_what_is_read_is_never_replaced(tmp_path, monkeypatch, capsys):
+def test_what_is_read_is_never_replaced(tmp_path, command):
     config = write_model(tmp_path)
     image, weights = tmp_path / "0.png", tmp_path / "model.pth"
     before = {path: path.read_bytes() for path in (image, weights)}
     options = ["--config-file", config, "--weights", weights, image, "--force", "--json"]
     for target in (image, weights):
-        with pytest.raises(ValueError, match=f"{target} would be replaced"):
-            predict(monkeypatch, *options, target)
+        code, _, said = command("predict", *options, target)
+        assert code == 2 and f"{target} is read and would be overwritten" in said
     (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError, match="add the name of a file"):
-        predict(monkeypatch, *options, tmp_path / "folder")
+    code, _, said = command("predict", *options, tmp_path / "folder")
+    assert code == 2 and "folder is a folder: name a file" in said
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_an_image_that_cannot_be_resized_is_named_and_passed_over(tmp_path, monkeypatch, capsys):
+def test_an_image_that_cannot_be_resized_is_named_and_passed_over(tmp_path, command):
     config = write_model(tmp_path)
     cv2.imwrite(str(tmp_path / "strip.png"), np.zeros((1, 9000, 3), np.uint8))
     options = ["--config-file", config, "--weights", tmp_path / "model.pth"]
     images = [tmp_path / "strip.png", tmp_path / "0.png"]
-    assert predict(monkeypatch, *options, *images, "--json", tmp_path / "found.json") == 1
-    said = capsys.readouterr()
-    assert f"Cannot use {tmp_path / 'strip.png'}, of 1x9000 pixels" in said.err
-    assert "Predicted 1 images" in said.out and "1 of 2 inputs could not be read" in said.out
+    code, said, warned = command("predict", *options, *images, "--json", tmp_path / "found.json")
+    assert code == 1 and f"Cannot use {tmp_path / 'strip.png'}, of 1x9000 pixels" in warned
+    assert "Predicted 1 images" in said and "1 of 2 inputs could not be read" in said

@@ -1,8 +1,8 @@
 """Run a model over images, videos or a camera, and write pictures, COCO JSON, or both.
 
-    python tools/predict.py --config-file quick_start/free_anchor --weights model.pth \\
+    anchor-heads predict --config-file quick_start/free_anchor --weights model.pth \\
         images/ "more/*.jpg" clip.mp4 --output pictures --json predictions.json
-    python tools/predict.py --config-file quick_start/free_anchor --weights model.pth \\
+    anchor-heads predict --config-file quick_start/free_anchor --weights model.pth \\
         --camera 0 --show
 
 Folders are searched with all that is below them. Pictures are named as the images are in their
@@ -15,16 +15,19 @@ The JSON file is a data set in COCO format: images, annotations with scores, cat
 file; images that it does not list are left out.
 """
 
-import argparse
-import os
-import sys
 from contextlib import ExitStack
 
 from detectron2.data import Metadata, MetadataCatalog
 
+from anchor_heads.cli.arguments import (
+    add_config,
+    add_force,
+    add_weights,
+    check_outputs,
+    load_config,
+)
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
-from anchor_heads.engine import load_config, split_overrides
 from anchor_heads.prediction import (
     Camera,
     CocoResults,
@@ -44,17 +47,14 @@ from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, help="path or name of a config")
-    parser.add_argument("--weights", required=True, help="checkpoint of the model")
+def add_arguments(parser):
+    add_config(parser, "INPUT")
+    add_weights(parser, required=True)
     parser.add_argument("--camera", type=int, metavar="N", help="number of a camera, from 0")
     parser.add_argument("--output", metavar="FOLDER", help="folder for pictures and videos")
     parser.add_argument("--json", metavar="FILE", help="COCO JSON file to write")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    add_force(parser)
     parser.add_argument(
         "--score-threshold",
         type=float,
@@ -72,19 +72,6 @@ def parse_arguments():
         help="names of the model's classes, with commas between (default: those of --annotations "
         "or of the data set in DATASETS.TEST)",
     )
-    parser.add_argument(
-        "inputs",
-        metavar="INPUT",
-        nargs="*",
-        help="image files, videos, folders, patterns; then config keys and values in turn",
-    )
-    args = parser.parse_intermixed_args()
-    args.inputs, args.opts = split_overrides(args.inputs)
-    if not args.inputs and args.camera is None:
-        parser.error("name at least one INPUT, or a --camera")
-    if not (args.output or args.json or args.show):
-        parser.error("say what to make: --output FOLDER, --json FILE or --show")
-    return args
 
 
 def choose_sources(args):
@@ -102,23 +89,6 @@ def choose_sources(args):
     if left_out := len(sources) - len(ids):
         print(f"{left_out} of {len(sources)} images are not in {args.annotations}: left out")
     return list(ids), annotations, ids
-
-
-def check_replaced(args, inputs: list[str], pictures: list[str]):
-    """Raise an error if a file would be replaced that the user wants to keep."""
-    files = [*pictures, args.json] if args.json else pictures
-    written = set(map(os.path.realpath, files))
-    for read in filter(None, [args.annotations, args.weights, *inputs]):
-        if os.path.realpath(read) in written:
-            raise ValueError(f"{read} would be replaced: write to another place")
-    if args.json and os.path.isdir(args.json):
-        raise IsADirectoryError(f"{args.json} is a folder: add the name of a file")
-    existing = [file for file in files if os.path.exists(file)]
-    if existing and not args.force:
-        raise FileExistsError(
-            f"{len(existing)} of {len(files)} files exist, the first being {existing[0]}: write to "
-            "another place, or replace them with --force"
-        )
 
 
 def report(args, sources, summary) -> int:
@@ -141,13 +111,18 @@ def report(args, sources, summary) -> int:
     return 1 if summary.unreadable else 0
 
 
-def main() -> int:
-    args = parse_arguments()
+def run(args) -> int:
+    if not args.inputs and args.camera is None:
+        raise ValueError("name at least one INPUT, or a --camera")
+    if not (args.output or args.json or args.show):
+        raise ValueError("say what to make: --output FOLDER, --json FILE or --show")
     cfg = load_config(args)
     register_coco_format(cfg)
     sources, annotations, ids = choose_sources(args)
     pictures = output_files(sources, args.output) if args.output else {}
-    check_replaced(args, [source.label for source in sources], list(pictures.values()))
+    read = [args.annotations, args.weights, *(source.label for source in sources)]
+    written = [*pictures.values(), args.json]
+    check_outputs(list(filter(None, written)), filter(None, read), args.force)
 
     predictor = load_predictor(cfg, args.weights)
     data_set = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else Metadata()
@@ -171,7 +146,3 @@ def main() -> int:
         painted_from = SCORE_THRESHOLD if threshold is None else threshold
         summary = predict(predictor, sources, outputs, metadata, painted_from, stop)
     return report(args, sources, summary)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,156 @@
+"""How commands name configs, weights and outputs: the same way everywhere."""
+
+import argparse
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+from detectron2.config import CfgNode
+
+from anchor_heads import engine
+from anchor_heads.checkpoint.files import open_and_rename
+
+
+def add_config(parser: argparse.ArgumentParser, inputs: str = "", several: bool = False) -> None:
+    """Add ``--config-file``, the overrides, and positional arguments between them.
+
+    :func:`parse` then gives "config_file", "opts" and "inputs", and the whole as "command".
+
+    Args:
+        parser (ArgumentParser): gets the arguments.
+        inputs (str): what the positional arguments are called, such as "IMAGE"; "" = there are
+            none.
+        several (bool): whether there may be several configs; "config_file" is then a list.
+    """
+    parser.usage = "%(prog)s [OPTIONS] --config-file CONFIG"
+    parser.usage += f"{inputs and f' {inputs} ...'} [KEY VALUE ...]"
+    parser.add_argument(
+        "--config-file",
+        metavar="CONFIG",
+        help="path of a config, or name of a shipped one, such as quick_start/free_anchor; the "
+        "first argument stands for it as well",
+        nargs="+" if several else None,
+    )
+    parser.add_argument(
+        "inputs",
+        metavar=inputs or "KEY VALUE",
+        nargs="*",
+        help=("; then " if inputs else "")
+        + "config keys and values in turn, such as MODEL.DEVICE cpu",
+    )
+    parser.set_defaults(opts=[], takes_inputs=bool(inputs), several_configs=several)
+
+
+def parse(parser: argparse.ArgumentParser, command_line: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line, whose overrides may stand among options and inputs, too.
+
+    Args:
+        parser (ArgumentParser): with or without the arguments of :func:`add_config`.
+        command_line (sequence of str): the arguments.
+
+    Raises:
+        ValueError: if there is no config.
+    """
+    if parser.get_default("opts") is None:
+        return parser.parse_intermixed_args(command_line)
+    others, overrides = _split_overrides(list(command_line))
+    args = parser.parse_intermixed_args(others)
+    args.opts = overrides
+    args.command = shlex.join([*parser.prog.split(), *command_line])
+    if not args.config_file:
+        if not args.inputs:
+            raise ValueError("name a config: --config-file CONFIG")
+        end = len(args.inputs) if args.several_configs else 1
+        configs, args.inputs = args.inputs[:end], args.inputs[end:]
+        args.config_file = configs if args.several_configs else configs[0]
+    if not args.takes_inputs:  # then these are overrides whose first key is misspelt
+        args.opts, args.inputs = args.inputs + args.opts, []
+    return args
+
+
+def add_weights(parser: argparse.ArgumentParser, **kwargs) -> None:
+    """Add ``--weights``; ``kwargs`` are those of ``add_argument``."""
+    help = "checkpoint of the model (default: the config's MODEL.WEIGHTS)"
+    parser.add_argument("--weights", **{"metavar": "FILE", "help": help, **kwargs})
+
+
+def load_config(args: argparse.Namespace) -> CfgNode:
+    """The config with its overrides, and ``--weights``, if the command has it, in MODEL.WEIGHTS.
+
+    Raises:
+        ValueError, FileNotFoundError: if there is no such config, key or file of weights.
+    """
+    return _load(args.config_file, args.opts, vars(args).get("weights"))
+
+
+def load_configs(args: argparse.Namespace) -> list[CfgNode]:
+    """Like :func:`load_config`, of several configs and as many or no weights."""
+    weights = args.weights or [None] * len(args.config_file)
+    if len(weights) != len(args.config_file):
+        raise ValueError("--weights must name as many files as --config-file names configs")
+    pairs = zip(args.config_file, weights, strict=True)
+    return [_load(config_file, args.opts, file) for config_file, file in pairs]
+
+
+def _load(config_file: str, overrides: Sequence[str], weights: str | None) -> CfgNode:
+    cfg = engine.load_config(argparse.Namespace(config_file=config_file, opts=list(overrides)))
+    if weights:
+        if "://" not in weights and not os.path.isfile(weights):
+            raise FileNotFoundError(f"there is no file {os.path.abspath(weights)} (--weights)")
+        cfg.MODEL.WEIGHTS = weights
+    return cfg
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+
+def check_outputs(outputs: Sequence[str], inputs: Iterable[str], force: bool) -> None:
+    """Check that no file is overwritten that the user wants to keep.
+
+    Args:
+        outputs (sequence of str): files that will be written.
+        inputs (iterable of str): files that will be read.
+        force (bool): whether to overwrite files, but never one that is read.
+
+    Raises:
+        ValueError: if an output is an input as well.
+        IsADirectoryError: if an output is a folder.
+        FileExistsError: if an output exists, without ``force``.
+    """
+    written = {os.path.realpath(path) for path in outputs}
+    for path in inputs:
+        if os.path.realpath(path) in written:
+            raise ValueError(f"{path} is read and would be overwritten: choose another output")
+    for path in outputs:
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path} is a folder: name a file")
+    existing = [path for path in outputs if os.path.exists(path)]
+    if existing and not force:
+        raise FileExistsError(
+            f"{len(existing)} of {len(outputs)} output files exist, the first being {existing[0]}: "
+            "choose another output, or overwrite with --force"
+        )
+
+
+@contextmanager
+def open_output(path: str) -> Iterator[IO[str]]:
+    """Open a text file for writing, in a folder that is made if it is not there."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open_and_rename(path, "w", encoding="utf-8") as file:
+        yield file
+
+
+def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Take the overrides, which end at the next option, out of a command line."""
+    others, overrides = [], []
+    while arguments:
+        before, arguments = engine.split_overrides(arguments)
+        is_option = [argument.startswith("--") for argument in arguments]
+        end = (is_option + [True]).index(True)
+        others += before
+        overrides += arguments[:end]
+        arguments = arguments[end:]
+    return others, overrides

@@ -1,0 +1,41 @@
+"""Compare models on the images of one data set: their anchors, and their results.
+
+    anchor-heads compare --config-file quick_start/retinanet quick_start/da_retinanet \\
+        --weights retinanet.pth da_retinanet.pth
+    anchor-heads compare --config-file output/a/config.yaml output/b/config.yaml \\
+        --weights output/a/model_final.pth output/b/model_final.pth DATASETS.TEST '("cells_val",)'
+
+Writes comparison.json, comparison.md and comparison.html; the last two explain the numbers. It can
+be stopped: the same command then goes on with the next image.
+"""
+
+from anchor_heads.analysis.comparison.run import compare
+from anchor_heads.analysis.reports import model_names
+from anchor_heads.cli.arguments import add_config, add_weights, load_configs
+
+
+def add_arguments(parser):
+    add_config(parser, several=True)
+    add_weights(parser, nargs="+", help="checkpoint of each model (default: its MODEL.WEIGHTS)")
+    parser.add_argument("--output-dir", default="output/comparison", help="(default: %(default)s)")
+    parser.add_argument("--images", type=int, help="only the first so many (default: all)")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=4,
+        help="how many images the page shows with anchors (default: %(default)s)",
+    )
+
+
+def run(args):
+    if args.images is not None and args.images < 1 or args.pictures < 0:
+        raise ValueError("--images must be at least 1, and --pictures at least 0")
+    cfgs = load_configs(args)
+    named = dict(zip(model_names(args.config_file), cfgs, strict=True))
+    try:
+        written = compare(named, args.output_dir, args.images, args.pictures)
+    except KeyboardInterrupt:
+        print(f"\nStopped. Run the same command to go on with what is in {args.output_dir}.")
+        raise
+    print(written["md"].read_text())
+    print("Wrote " + ", ".join(str(path) for path in written.values()))

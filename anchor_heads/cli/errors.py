@@ -1,0 +1,67 @@
+"""How a command ends: with its own exit code, or with one line that says what the user can do."""
+
+import dis
+import sys
+import warnings
+from collections.abc import Callable
+
+USER_ERROR, INTERRUPTED = 2, 130
+# Of torch and Detectron2 about their own code.
+WARNINGS = (
+    ("", DeprecationWarning),
+    ("`torch.jit.script`", FutureWarning),
+    ("torch.meshgrid", UserWarning),
+    ("pkg_resources", UserWarning),
+)
+
+
+def silence_warnings() -> None:
+    """Hide warnings that users cannot act on. ``python -W`` and PYTHONWARNINGS go before."""
+    if not sys.warnoptions:
+        for message, category in WARNINGS:
+            warnings.filterwarnings("ignore", message, category)
+
+
+def run_command(name: str, command: Callable[..., int | None], *args) -> int:
+    """Run ``command(*args)`` and turn user errors into one line on stderr.
+
+    Args:
+        name (str): what the line starts with, such as "anchor-heads predict".
+        command (callable): returns its exit code, or None for 0.
+        *args: its arguments.
+
+    Returns:
+        int: the exit code: that of the command, 2 after a user error, 130 after Ctrl-C.
+
+    Raises:
+        Exception: any error that is not the user's, see :func:`is_user_error`.
+    """
+    try:
+        return command(*args) or 0
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def is_user_error(error: Exception) -> bool:
+    """Whether the message alone says what to do.
+
+    It does if the error comes from the file system, or from a ``raise`` statement of this package.
+    Any other error is a bug, here or in a library, and needs its traceback.
+    """
+    if isinstance(error, OSError):
+        return True
+    if isinstance(error, AssertionError):
+        return False
+    raised_at = error.__traceback__
+    while raised_at.tb_next:
+        raised_at = raised_at.tb_next
+    frame = raised_at.tb_frame
+    module = frame.f_globals.get("__name__", "")
+    is_raise_statement = frame.f_code.co_code[raised_at.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return is_raise_statement and module.partition(".")[0] == "anchor_heads"

@@ -1,0 +1,28 @@
+"""Evaluate a model on the data sets in DATASETS.TEST.
+
+    anchor-heads eval --config-file quick_start/free_anchor --weights model_final.pth
+    anchor-heads eval --config-file cells/config.yaml --weights cells/model_final.pth \\
+        DATASETS.TEST '("cells_val",)' OUTPUT_DIR output/evaluation
+"""
+
+from anchor_heads.cli.arguments import add_config, add_weights, load_config
+from anchor_heads.cli.train import add_launch_arguments
+from anchor_heads.engine import Trainer, launch, setup
+
+
+def add_arguments(parser):
+    add_config(parser)
+    add_weights(parser)
+    add_launch_arguments(parser)
+    parser.set_defaults(eval_only=True)
+
+
+def run(args):
+    load_config(args)  # is --weights there?
+    if args.weights:
+        args.opts += ["MODEL.WEIGHTS", args.weights]
+    launch(main, args)
+
+
+def main(args):
+    Trainer.evaluate(setup(args), resume=False)
