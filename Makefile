@@ -40,7 +40,7 @@ format: | venv ## let ruff mend what it can
 	$(PY) -m ruff format .
 
 docs: | venv ## build the documentation into site/
-	$(PY) -W 'ignore:`torch.jit.script`:FutureWarning' -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 wheel: | venv ## build the wheel into dist/
 	rm -rf build

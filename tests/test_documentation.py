@@ -1,4 +1,4 @@
-"""The pages: what they name exists, and the site is built of them."""
+"""The documents: what they name exists."""
 
 import argparse
 import importlib
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode
-from detectron2.config import get_cfg as get_detectron2_cfg
 
 from anchor_heads import get_cfg
 from anchor_heads.cli.main import COMMANDS
@@ -22,7 +21,7 @@ PAGES = [
     ROOT / "MODEL_ZOO.md",
     ROOT / "anchor_heads/checkpoint/README.md",
     *sorted(ROOT.glob("projects/*/README.md")),
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
 ]
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 CODE_BLOCK = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -106,7 +105,7 @@ def test_make_targets_exist(page):
 
 def test_commands_have_the_options_they_are_given(page):
     wrong = []
-    for _, command, *words in commands(page, "anchor-heads"):
+    for _, command, *words in filter(lambda words: words[1:], commands(page, "anchor-heads")):
         if command == "COMMAND":
             continue
         parser = argparse.ArgumentParser()
@@ -122,8 +121,7 @@ def test_scripts_have_the_options_they_are_given(page, options_of):
     wrong = []
     for words in commands(page, "python", "torchrun"):
         script = next((word for word in words if word.endswith(".py")), None)
-        # python -c or -m, or what made a result that is kept
-        if script in (None, "tools/benchmark.py"):
+        if script is None:  # python -c or -m
             continue
         given = {x.strip("[]") for x in words[words.index(script) :] if x.strip("[]")[:2] == "--"}
         wrong += [(script, option) for option in given - options_of(script)]
@@ -157,103 +155,5 @@ def options_of():
 
 
 def test_every_command_is_described():
-    page = (ROOT / "docs/tools.md").read_text()
+    page = (ROOT / "docs/commands.md").read_text()
     assert [x for x in COMMANDS if f"anchor-heads {x}" not in page] == []
-
-
-@pytest.fixture
-def in_docs(monkeypatch):
-    """Imports a module of the folder docs."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module
-
-
-def test_every_added_config_key_has_default_and_meaning_in_the_reference(in_docs):
-    reference = in_docs("config_keys").reference()
-    theirs, ours = flatten(get_detectron2_cfg()), flatten(get_cfg())
-    added = {k: v for k, v in ours.items() if k not in theirs and not isinstance(v, CfgNode)}
-    assert "MODEL.FREE_ANCHOR.BAG_SIZE" in added
-    described = {}
-    for entry in re.findall(r"((?:^`.*`\n)+): {3}(.+)", reference, re.MULTILINE):
-        described |= dict.fromkeys(
-            re.findall(r"^`(.+?)` = `(.+)`$", entry[0], re.MULTILINE), entry[1]
-        )
-    assert described.keys() == {(name, repr(value)) for name, value in added.items()}
-    assert min(map(len, described.values())) > 10
-
-
-def test_comments_above_keys(in_docs, tmp_path, monkeypatch):
-    (tmp_path / "some_config.py").write_text(
-        "def add_config(cfg):\n"
-        '    """Add ``X``. More."""\n'
-        "    node = cfg.X = CfgNode()\n"
-        "    # Of one,\n"
-        "    # in two lines.\n"
-        "    node.A = 1\n"
-        "\n"
-        "    # Of two.\n"
-        "    node.B = 2\n"
-        "    node.C = 3\n"
-        "\n"
-        "    node.D = 4\n"
-        "    # A node.\n"
-        "    node.Y = CfgNode()\n"
-        "    node.Y.E = 5\n"
-        "\n"
-        "    node.Z = node.Y.clone()\n"
-        "    node.Z.E = 6\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    function = importlib.import_module("some_config").add_config
-    assert in_docs("config_keys").read_comments(function) == {
-        "X": "",
-        "X.A": "Of one, in two lines.",
-        "X.B": "Of two.",
-        "X.C": "Of two.",
-        "X.D": "",
-        "X.Y": "A node.",
-        "X.Y.E": "A node.",
-        "X.Z": "",
-        "X.Z.E": "A node.",
-    }
-
-
-def test_links_fit_the_site(in_docs):
-    pytest.importorskip("mkdocs")
-    page, source = "methods/guided_anchoring.md", "projects/guided_anchoring/README.md"
-    fitting = {
-        "[FreeAnchor](../free_anchor/README.md#the-loss)": "[FreeAnchor](free_anchor.md#the-loss)",
-        "[zoo](../../MODEL_ZOO.md)": "[zoo](../model_zoo.md)",
-        "[tools](../../docs/tools.md)": "[tools](../tools.md)",
-        "![maps](../../docs/ga_location_maps.jpg)": "![maps](../ga_location_maps.jpg)",
-        "[head.py](head.py)": "`projects/guided_anchoring/head.py`",
-        "[the layers](../../anchor_heads/layers)": "the layers (`anchor_heads/layers`)",
-        "[top](#top)": "[top](#top)",
-        "[paper](https://arxiv.org/abs/1901.03278)": "[paper](https://arxiv.org/abs/1901.03278)",
-        "```\n[head.py](head.py)\n```": "```\n[head.py](head.py)\n```",
-    }
-    fit_links = in_docs("hooks").fit_links
-    assert {text: fit_links(text, page, source) for text in fitting} == fitting
-
-
-def test_links_to_nowhere_are_warned_of(in_docs, caplog):
-    pytest.importorskip("mkdocs")
-    in_docs("hooks").fit_links("[gone](gone.py)", "faq.md", "docs/faq.md")
-    assert "docs/faq.md links to gone.py" in caplog.text
-
-
-def test_site_is_built_without_warnings(tmp_path, caplog):
-    pytest.importorskip("mkdocs")
-    from mkdocs.commands.build import build
-    from mkdocs.config import load_config
-
-    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path))
-    build(config)
-    assert [x.getMessage() for x in caplog.records if x.levelname in ("WARNING", "ERROR")] == []
-    built = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
-    assert {"index.html", "tools.html", "methods/free_anchor.html", "model_zoo.html"} <= built
-    assert not list(tmp_path.rglob("*.py*"))
-    for path in built:
-        html = re.sub(r"<pre>.*?</pre>", "", (tmp_path / path).read_text(), flags=re.DOTALL)
-        assert "|---" not in html and "```" not in html, path
-        assert "config keys of this package -->" not in html

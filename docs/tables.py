@@ -1,0 +1,199 @@
+"""Write the tables of the Markdown files from the data they show.
+
+python docs/tables.py            # write every table
+python docs/tables.py --check    # write nothing; fail if a table is out of date
+
+A table is between two comments, ``<!-- table NAME -->`` and ``<!-- end -->``. NAME is one of
+
+- ``results/NAME``: ``docs/results/NAME.yaml``, measured here
+- ``benchmarks/NAME``: ``docs/benchmarks/NAME.json``, measured here by ``anchor-heads benchmark``
+- ``published/SECTION``: a section of ``docs/model_zoo.yaml``, reported by the authors; with
+  ``published/SECTION/short`` without cost and weights
+- ``published/summary``: the R-50 detector of each method
+- ``configs``: the configs without published weights
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+from anchor_heads import model_zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "docs"
+FILES = ("README.md", "MODEL_ZOO.md", "projects/*/README.md", "docs/**/*.md")
+SECTION = re.compile(
+    r"^(?P<start><!-- table (?P<name>\S+) -->)$.*?^(?P<end><!-- end -->)$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="fail if a table is out of date")
+    check = parser.parse_args().check
+    for file in sorted({file for pattern in FILES for file in ROOT.glob(pattern)}):
+        text = file.read_text(encoding="utf-8")
+        filled = fill_in(text, file.parent)
+        if filled != text and check:
+            sys.exit(f"{file} is out of date: run python docs/tables.py")
+        if filled != text:
+            file.write_text(filled, encoding="utf-8")
+            print(f"Wrote {file}")
+
+
+def fill_in(markdown: str, folder: Path) -> str:
+    """Replace the content of every table.
+
+    Args:
+        markdown (str): text of a file.
+        folder (Path): the file's folder, to which links are relative.
+
+    Raises:
+        ValueError: a table has no end, or there is none of that name.
+    """
+    filled, count = SECTION.subn(
+        lambda x: f"{x['start']}\n\n{render(x['name'], folder)}\n\n{x['end']}", markdown
+    )
+    if count != markdown.count("<!-- table "):
+        raise ValueError("A table is not closed by '<!-- end -->' on a line of its own.")
+    return filled
+
+
+def render(name: str, folder: Path) -> str:
+    """The Markdown of one table."""
+    kind, *rest = name.split("/")
+    if kind == "results":
+        return results(_read_yaml(f"results/{rest[0]}.yaml"))
+    if kind == "benchmarks":
+        return benchmark(json.loads((DATA / "benchmarks" / f"{rest[0]}.json").read_text("utf-8")))
+    if kind == "published":
+        return published(_read_yaml("model_zoo.yaml"), folder, *rest)
+    if kind == "configs":
+        return other_configs(_read_yaml("model_zoo.yaml"), folder)
+    raise ValueError(f"There is no table named {name!r}.")
+
+
+def results(result: dict) -> str:
+    """A measured table; a cell with several values, of several seeds, shows mean and range."""
+    lines = [table(result["columns"], [map(_spread, row) for row in result["rows"]])]
+    return "\n\n".join([*lines, result["setting"].strip()])
+
+
+def benchmark(report: dict) -> str:
+    """Time of the parts of a model and of its baselines, and the ratio to the first baseline."""
+    runs = report["runs"]
+    model, baseline, *others = names = list(runs[0]["seconds"])
+    condition = "kept" if "kept" in runs[0] else "objects"
+    head = [f"{name.split('_R_50')[0]}, ms" for name in names]
+    head = ["part", *head, f"ratio to {baseline.split('_R_50')[0]} (quartiles)"]
+    rows = []
+    for run in runs:
+        ratios = run["ratios"][f"{model} / {baseline}"]
+        for part in [part for part in run["seconds"][baseline] if part != "other"]:
+            times = [f"{1000 * run['seconds'][x][part]['quartiles'][1]:.0f}" for x in names]
+            low, median, high = ratios[part]["quartiles"]
+            rows.append([part, *times, f"{median:.3f} ({low:.3f} to {high:.3f})"])
+            if len(runs) > 1:
+                share = f"{100 * run[condition]:g} %" if condition == "kept" else run[condition]
+                rows[-1].insert(0, share)
+        memory = [f"{run['peak_memory'][x]['whole'] / 1e6:.0f}" for x in names]
+        ratio = run["peak_memory"][model]["whole"] / run["peak_memory"][baseline]["whole"]
+        rows.append([*rows[-1][: len(runs) > 1], "peak memory, MB", *memory, f"{ratio:.3f}"])
+    if len(runs) > 1:
+        head.insert(0, "locations kept" if condition == "kept" else condition)
+    height, width = report["arguments"]["image_size"]
+    origin = (
+        f"One image of {height}x{width}, medians of {report['arguments']['repeats']} alternating "
+        f"runs, {report['threads']} threads of an {report['cpu']}, torch "
+        f"{report['torch'].split('+')[0]}, {report['date'][:10]}."
+    )
+    return f"{table(head, rows)}\n\n{origin}"
+
+
+def published(zoo: dict, folder: Path, name: str, form: str = "") -> str:
+    """What the authors of a method report.
+
+    Raises:
+        ValueError: there is no such section, or a row has not one value for each column.
+    """
+    if name == "summary":
+        rows = [row | {"section": x} for x in zoo["sections"] for row in x["rows"]]
+        rows = [row for row in rows if "summary" in row]
+        return table(
+            ["model", "reported AP on COCO", "config"],
+            [[x["summary"], x["reported"], _config(x["section"], x, folder)] for x in rows],
+        )
+    sections = {section["name"]: section for section in zoo["sections"]}
+    if name not in sections:
+        raise ValueError(f"There is no section {name!r}, only {', '.join(sections)}.")
+    section = sections[name]
+    columns = section["columns"]
+    rows = []
+    for row in section["rows"]:
+        if len(row["values"]) != len(columns):
+            raise ValueError(f"{row['config']}: {len(row['values'])} values for {columns}.")
+        values = ["" if value is None else str(value) for value in row["values"]]
+        cells = [_config(section, row, folder), row["trained"], *values, _weights(section, row)]
+        rows.append(cells)
+    head = ["config", "training", *columns, "weights"]
+    shown = 2 + section["short"] if form == "short" else len(head)
+    return table(head[:shown], [row[:shown] for row in rows])
+
+
+def other_configs(zoo: dict, folder: Path) -> str:
+    """A list of the configs that no section names."""
+    named = {_full_name(section, row) for section in zoo["sections"] for row in section["rows"]}
+    return "\n".join(
+        f"- {_link(name.removesuffix('.yaml'), ROOT / 'configs' / name, folder)}"
+        for name in model_zoo.list_configs()
+        if name not in named
+    )
+
+
+def table(head, rows) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _read_yaml(path: str) -> dict:
+    return yaml.safe_load((DATA / path).read_text(encoding="utf-8"))
+
+
+def _spread(value) -> str:
+    if isinstance(value, list):
+        return f"{sum(value) / len(value):.1f} ({min(value)} to {max(value)})"
+    return "" if value is None else str(value)
+
+
+def _full_name(section: dict, row: dict) -> str:
+    """The name of a row's config, as in ``model_zoo.list_configs()``."""
+    path = Path(model_zoo.get_config_file(f"{section['folder']}/{row['config']}"))
+    return f"{path.parent.name}/{path.name}"
+
+
+def _config(section: dict, row: dict, folder: Path) -> str:
+    link = _link(row["config"], ROOT / "configs" / _full_name(section, row), folder)
+    return f"{link}, `{row['settings']}`" if "settings" in row else link
+
+
+def _link(text: str, path: Path, folder: Path) -> str:
+    return f"[{text}]({Path(os.path.relpath(path, folder)).as_posix()})"
+
+
+def _weights(section: dict, row: dict) -> str:
+    if "file" not in row:
+        return ""
+    password = f", password `{row['password']}`" if "password" in row else ""
+    return f"[weights]({section.get('address', '')}{row['file']}){password}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The script that writes the tables of the documents."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TABLE = "<!-- table {} -->\n{}\n<!-- end -->\n"
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """The functions of the script, which read their data from a folder of the test."""
+    functions = runpy.run_path(str(ROOT / "docs/tables.py"))
+    monkeypatch.setitem(functions["fill_in"].__globals__, "DATA", tmp_path)
+    return functions
+
+
+def lines_of(tables, name):
+    filled = tables["fill_in"](TABLE.format(name, "old"), ROOT)
+    assert "old" not in filled
+    return filled.splitlines()[1:-2]
+
+
+def test_all_tables_are_up_to_date(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+    runpy.run_path(str(ROOT / "docs/tables.py"), run_name="__main__")
+
+
+def test_check_names_a_file_that_is_out_of_date_and_leaves_it(tables, tmp_path, monkeypatch):
+    write_results(tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text(TABLE.format("results/ap", "old"))
+    monkeypatch.setitem(tables["main"].__globals__, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tables.py", "--check"])
+    with pytest.raises(SystemExit, match="README.md is out of date: run python docs/tables.py"):
+        tables["main"]()
+    assert "old" in page.read_text()
+    monkeypatch.setattr(sys, "argv", ["tables.py"])
+    tables["main"]()
+    assert "| FreeAnchor |" in page.read_text()
+
+
+def write_results(folder):
+    result = {
+        "setting": "Three seeds.",
+        "columns": ["model", "AP", "time"],
+        "rows": [["FreeAnchor", [51.0, 42.8, 41.4], "4 min"], ["RetinaNet", 39.8, None]],
+    }
+    (folder / "results").mkdir()
+    (folder / "results/ap.yaml").write_text(yaml.safe_dump(result))
+
+
+def test_results_show_mean_and_range_of_several_seeds(tables, tmp_path):
+    write_results(tmp_path)
+    assert lines_of(tables, "results/ap") == [
+        "",
+        "| model | AP | time |",
+        "| --- | --- | --- |",
+        "| FreeAnchor | 45.1 (41.4 to 51.0) | 4 min |",
+        "| RetinaNet | 39.8 |  |",
+        "",
+        "Three seeds.",
+    ]
+
+
+def test_benchmark_shows_medians_and_quartiles(tables, tmp_path):
+    report = json.loads((ROOT / "docs/benchmarks/ga_retinanet.json").read_text())
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/ga.json").write_text(json.dumps(report))
+    lines = lines_of(tables, "benchmarks/ga")
+    assert lines[1].count("|") == 6  # five columns
+    low, median, high = report["runs"][0]["ratios"][
+        "ga_retinanet_R_50_FPN_1x / retinanet_R_50_FPN_1x"
+    ]["whole"]["quartiles"]
+    assert lines[3].endswith(f"| {median:.3f} ({low:.3f} to {high:.3f}) |")
+
+
+ROW = {"config": "free_anchor_R_50_FPN_1x", "trained": "R-50, 1x", "values": [38.6, None, 7]}
+SECTION = {"name": "fa", "folder": "free_anchor", "short": 1, "columns": ["AP", "AR", "GB"]}
+
+
+def write_zoo(folder, *rows):
+    section = SECTION | {"address": "https://example.com/", "rows": [ROW | row for row in rows]}
+    (folder / "model_zoo.yaml").write_text(yaml.safe_dump({"sections": [section]}))
+
+
+CONFIG = "[free_anchor_R_50_FPN_1x](configs/free_anchor/free_anchor_R_50_FPN_1x.yaml)"
+
+
+@pytest.mark.parametrize(
+    "row, cells",
+    [
+        ({}, f"{CONFIG} | R-50, 1x | 38.6 |  | 7 | "),
+        (
+            {"file": "a.pth"},
+            f"{CONFIG} | R-50, 1x | 38.6 |  | 7 | [weights](https://example.com/a.pth)",
+        ),
+        (
+            {"file": "a", "password": "k7", "settings": "A.B 1"},
+            f"{CONFIG}, `A.B 1` | R-50, 1x | 38.6 |  | 7 "
+            "| [weights](https://example.com/a), password `k7`",
+        ),
+    ],
+)
+def test_published_row(tables, tmp_path, row, cells):
+    write_zoo(tmp_path, row)
+    assert lines_of(tables, "published/fa")[3] == f"| {cells} |"
+
+
+def test_short_table_of_published_models(tables, tmp_path):
+    write_zoo(tmp_path, {})
+    assert lines_of(tables, "published/fa/short")[1:] == [
+        "| config | training | AP |",
+        "| --- | --- | --- |",
+        f"| {CONFIG} | R-50, 1x | 38.6 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    "row, error",
+    [
+        ({"config": "free_anchor_R50"}, "There is no config named 'free_anchor/free_anchor_R50'"),
+        ({"values": [1]}, "free_anchor_R_50_FPN_1x: 1 values for .*AP.*GB"),
+    ],
+)
+def test_a_wrong_row_is_an_error(tables, tmp_path, row, error):
+    write_zoo(tmp_path, row)
+    with pytest.raises(ValueError, match=error):
+        lines_of(tables, "published/fa")
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        ("<!-- table nothing -->\n<!-- end -->", "no table named 'nothing'"),
+        ("<!-- table configs -->\n", "not closed"),
+    ],
+)
+def test_a_wrong_table_is_an_error(tables, text, error):
+    with pytest.raises(ValueError, match=error):
+        tables["fill_in"](text, ROOT)
+
+
+def test_every_config_is_in_the_model_zoo_and_on_the_reference_tables():
+    from anchor_heads import model_zoo
+
+    page = (ROOT / "MODEL_ZOO.md").read_text()
+    assert [x for x in model_zoo.list_configs() if f"(configs/{x})" not in page] == []
