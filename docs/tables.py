@@ -6,6 +6,7 @@ python docs/tables.py --check    # write nothing; fail if a table is out of date
 A table is between two comments, ``<!-- table NAME -->`` and ``<!-- end -->``. NAME is one of
 
 - ``results/NAME``: ``docs/results/NAME.yaml``, measured here
+- ``output/NAME``: ``docs/results/NAME.txt``, output of a command, as a code block
 - ``benchmarks/NAME``: ``docs/benchmarks/NAME.json``, measured here by ``anchor-heads benchmark``
 - ``published/SECTION``: a section of ``docs/model_zoo.yaml``, reported by the authors; with
   ``published/SECTION/short`` without cost and weights
@@ -22,10 +23,8 @@ from pathlib import Path
 
 import yaml
 
-from anchor_heads import model_zoo
-
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "docs"
+DATA, CONFIGS = ROOT / "docs", ROOT / "configs"
 FILES = ("README.md", "MODEL_ZOO.md", "projects/*/README.md", "docs/**/*.md")
 SECTION = re.compile(
     r"^(?P<start><!-- table (?P<name>\S+) -->)$.*?^(?P<end><!-- end -->)$",
@@ -72,6 +71,8 @@ def render(name: str, folder: Path) -> str:
     kind, *rest = name.split("/")
     if kind == "results":
         return results(_read_yaml(f"results/{rest[0]}.yaml"))
+    if kind == "output":
+        return f"```\n{(DATA / 'results' / f'{rest[0]}.txt').read_text('utf-8').strip()}\n```"
     if kind == "benchmarks":
         return benchmark(json.loads((DATA / "benchmarks" / f"{rest[0]}.json").read_text("utf-8")))
     if kind == "published":
@@ -150,12 +151,10 @@ def published(zoo: dict, folder: Path, name: str, form: str = "") -> str:
 
 def other_configs(zoo: dict, folder: Path) -> str:
     """A list of the configs that no section names."""
-    named = {_full_name(section, row) for section in zoo["sections"] for row in section["rows"]}
-    return "\n".join(
-        f"- {_link(name.removesuffix('.yaml'), ROOT / 'configs' / name, folder)}"
-        for name in model_zoo.list_configs()
-        if name not in named
-    )
+    named = {_config_file(section, row) for section in zoo["sections"] for row in section["rows"]}
+    others = set(CONFIGS.glob("*/*.yaml")) - set(CONFIGS.glob("*/Base-*")) - named
+    names = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in others}
+    return "\n".join(f"- {_link(name, names[name], folder)}" for name in sorted(names))
 
 
 def table(head, rows) -> str:
@@ -173,14 +172,15 @@ def _spread(value) -> str:
     return "" if value is None else str(value)
 
 
-def _full_name(section: dict, row: dict) -> str:
-    """The name of a row's config, as in ``model_zoo.list_configs()``."""
-    path = Path(model_zoo.get_config_file(f"{section['folder']}/{row['config']}"))
-    return f"{path.parent.name}/{path.name}"
+def _config_file(section: dict, row: dict) -> Path:
+    path = CONFIGS / section["folder"] / f"{row['config']}.yaml"
+    if not path.is_file():
+        raise ValueError(f"There is no config {path}.")
+    return path
 
 
 def _config(section: dict, row: dict, folder: Path) -> str:
-    link = _link(row["config"], ROOT / "configs" / _full_name(section, row), folder)
+    link = _link(row["config"], _config_file(section, row), folder)
     return f"{link}, `{row['settings']}`" if "settings" in row else link
 
 

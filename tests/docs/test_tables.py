@@ -124,7 +124,7 @@ def test_short_table_of_published_models(tables, tmp_path):
 @pytest.mark.parametrize(
     "row, error",
     [
-        ({"config": "free_anchor_R50"}, "There is no config named 'free_anchor/free_anchor_R50'"),
+        ({"config": "free_anchor_R50"}, "There is no config .*free_anchor_R50.yaml"),
         ({"values": [1]}, "free_anchor_R_50_FPN_1x: 1 values for .*AP.*GB"),
     ],
 )
@@ -146,8 +146,7 @@ def test_a_wrong_table_is_an_error(tables, text, error):
         tables["fill_in"](text, ROOT)
 
 
-def test_every_config_is_in_the_model_zoo_and_on_the_reference_tables():
-    from anchor_heads import model_zoo
-
+def test_every_config_is_in_the_model_zoo():
     page = (ROOT / "MODEL_ZOO.md").read_text()
-    assert [x for x in model_zoo.list_configs() if f"(configs/{x})" not in page] == []
+    configs = [x for x in (ROOT / "configs").glob("*/*.yaml") if not x.match("Base-*")]
+    assert [x for x in configs if f"({x.relative_to(ROOT).as_posix()})" not in page] == []
