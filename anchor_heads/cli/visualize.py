@@ -19,7 +19,7 @@ import cv2
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 
-from anchor_heads.anchor_generation.inspection import anchor_source
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.cli.arguments import (
     add_config,
     add_force,
@@ -58,7 +58,7 @@ def run(args):
     records = ImageRecords(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else Metadata()
     predictor = DefaultPredictor(cfg)
-    anchor_source(predictor.model)  # raises if there are no anchors to show
+    get_anchor_strategy(predictor.model)  # raises if there are no anchors to show
     os.makedirs(args.output_dir, exist_ok=True)
     for image_file, output in zip(args.inputs, outputs, strict=True):
         record = records.find(image_file) or {"file_name": image_file}

@@ -10,7 +10,7 @@ Shape shorthand in this module:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -61,7 +61,7 @@ def _iou(objects: Tensor, boxes: Tensor, areas: Tensor) -> Tensor:
 class Match(NamedTuple):
     """Which object each anchor is to learn."""
 
-    objects: Tensor
+    matched_idxs: Tensor
     """(R,) int64, an index of an object. Undefined for those not labelled 1."""
     labels: Tensor
     """(R,) int8: 1 = the anchor learns its object, 0 = background, -1 = ignored."""
@@ -115,22 +115,31 @@ def match_max_iou(
     return Match(torch.where(taken_by >= 0, taken_by, matched), labels, best_of_objects)
 
 
-def build_max_iou_matcher(
-    thresholds: Sequence[float], labels: Sequence[int], min_iou: float
-) -> Callable[[Tensor, Tensor], Match]:
-    """:func:`match_max_iou` with Detectron2's ``IOU_THRESHOLDS`` and ``IOU_LABELS``.
+class MaxIoUMatcher:
+    """:func:`match_max_iou` with Detectron2's ``IOU_THRESHOLDS`` and ``IOU_LABELS``."""
 
-    Raises:
-        ValueError: if it is not one threshold with the labels [0, 1], or two that ascend with
-            [0, -1, 1] for an ignored band.
-    """
-    expected = {1: [0, 1], 2: [0, -1, 1]}.get(len(thresholds))
-    if list(labels) != expected or list(thresholds) != sorted(thresholds):
-        raise ValueError(
-            f"IoU thresholds {list(thresholds)} with the labels {list(labels)}: this matching "
-            "takes one threshold with the labels [0, 1], or two that ascend with [0, -1, 1]."
-        )
-    return partial(match_max_iou, thresholds=tuple(thresholds), min_iou=min_iou)
+    def __init__(self, thresholds: Sequence[float], labels: Sequence[int], min_iou: float):
+        """
+        Args:
+            thresholds, min_iou: see :func:`match_max_iou`.
+            labels (sequence of int): of the anchors below, between and above the thresholds.
+
+        Raises:
+            ValueError: if it is not one threshold with the labels [0, 1], or two that ascend with
+                [0, -1, 1] for an ignored band.
+        """
+        expected = {1: [0, 1], 2: [0, -1, 1]}.get(len(thresholds))
+        if list(labels) != expected or list(thresholds) != sorted(thresholds):
+            raise ValueError(
+                f"IoU thresholds {list(thresholds)} with the labels {list(labels)}: this matching "
+                "takes one threshold with the labels [0, 1], or two that ascend with [0, -1, 1]."
+            )
+        self.thresholds = tuple(thresholds)
+        self.min_iou = min_iou
+
+    def __call__(self, objects: Tensor, anchors: Tensor) -> Match:
+        """See :func:`match_max_iou`."""
+        return match_max_iou(objects, anchors, self.thresholds, self.min_iou)
 
 
 def match_valid(matcher: Callable, objects: Tensor, anchors: Tensor, valid: Tensor) -> Match:
@@ -150,14 +159,14 @@ def match_valid(matcher: Callable, objects: Tensor, anchors: Tensor, valid: Tens
     match = matcher(objects, anchors[valid])
     matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
     labels = torch.full_like(matched, -1, dtype=torch.int8)
-    matched[valid], labels[valid] = match.objects, match.labels
+    matched[valid], labels[valid] = match.matched_idxs, match.labels
     return Match(matched, labels, match.best_iou)
 
 
 class BatchMatch(NamedTuple):
     """What each anchor of a batch is to learn, where each image has its own anchors."""
 
-    objects: Tensor
+    matched_idxs: Tensor
     """(N, R) int64, an index of an object of the image. Undefined for those not labelled 1."""
     labels: Tensor
     """(N, R) int8, see :class:`Match`."""
@@ -185,8 +194,8 @@ def match_predicted_anchors(
         objects = gt.gt_boxes.tensor
         usable = valid_i & Boxes(anchors_i).nonempty()
         match = match_valid(matcher, objects, anchors_i, usable)
-        boxes = objects[match.objects] if len(objects) else torch.zeros_like(anchors_i)
-        results.append((match.objects, match.labels, boxes))
+        boxes = objects[match.matched_idxs] if len(objects) else torch.zeros_like(anchors_i)
+        results.append((match.matched_idxs, match.labels, boxes))
         best_iou.append(match.best_iou)
     best_iou = torch.cat(best_iou)
     if len(best_iou):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer, unwrap
-from anchor_heads.modeling.matching import build_max_iou_matcher, match_predicted_anchors
+from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
 
 # An IoU never exceeds 1, so NMS at this threshold removes nothing.
 _NMS_OFF = 2.0
@@ -82,7 +82,7 @@ class PredictedAnchorDetector(RetinaNet):
         """
         Args:
             cfg (CfgNode): the config.
-            min_iou (float): see :func:`build_max_iou_matcher`.
+            min_iou (float): see :func:`MaxIoUMatcher`.
 
         Raises:
             ValueError: if ``MODEL.RETINANET.NUM_CONVS`` is not above 0.
@@ -91,7 +91,7 @@ class PredictedAnchorDetector(RetinaNet):
         if node.NUM_CONVS < 1:
             raise ValueError(f"MODEL.RETINANET.NUM_CONVS is {node.NUM_CONVS}; it must be above 0.")
         # First, for its errors say more than those of the matcher that Detectron2 builds.
-        matcher = build_max_iou_matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou)
+        matcher = MaxIoUMatcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou)
         ret = super().from_config(cfg)
         shapes = ret["backbone"].output_shape()
         return {
@@ -115,9 +115,9 @@ class PredictedAnchorDetector(RetinaNet):
         """
         match = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
         positive = match.labels == 1
-        labels = torch.full_like(match.objects, self.num_classes)
+        labels = torch.full_like(match.matched_idxs, self.num_classes)
         for gt, labels_i, objects, positive_i in zip(
-            gt_instances, labels, match.objects, positive, strict=True
+            gt_instances, labels, match.matched_idxs, positive, strict=True
         ):
             labels_i[positive_i] = gt.gt_classes[objects[positive_i]]
         labels[match.labels == -1] = -1

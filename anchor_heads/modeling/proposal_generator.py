@@ -10,14 +10,15 @@ from torch import Tensor
 
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer
-from anchor_heads.modeling.matching import build_max_iou_matcher, match_predicted_anchors
+from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
 
 
 class PredictedAnchorRPN(RPN):
     """A region proposal network that predicts its anchors, so that each image has its own.
 
-    Labels, losses and proposals of RPN for such anchors; a method adds its head and
-    :meth:`forward`, which hands each level's predictions to :meth:`train_on` and :meth:`propose`.
+    Labels, losses and proposals of RPN for such anchors; a method adds its head,
+    :meth:`forward_training` and :meth:`forward_inference`, which hand each level's predictions to
+    :meth:`train_on` and :meth:`propose`.
 
     Shape shorthand:
 
@@ -35,7 +36,7 @@ class PredictedAnchorRPN(RPN):
         Args:
             cfg (CfgNode): the config.
             input_shape (dict[str, ShapeSpec]): of the backbone's features.
-            min_iou (float): see :func:`build_max_iou_matcher`.
+            min_iou (float): see :func:`MaxIoUMatcher`.
 
         Raises:
             ValueError: if ``MODEL.RPN.BOUNDARY_THRESH`` is set.
@@ -53,9 +54,47 @@ class PredictedAnchorRPN(RPN):
         node = cfg.MODEL.RPN
         return {
             **ret,
-            "anchor_matcher": build_max_iou_matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou),
+            "anchor_matcher": MaxIoUMatcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou),
             "box2box_transform": BoundedBox2BoxTransform(node.BBOX_REG_WEIGHTS),
         }
+
+    def forward(self, images, features, gt_instances=None):
+        """Same interface as :meth:`RPN.forward`.
+
+        Returns:
+            list[Instances]: with "proposal_boxes" and "objectness_logits".
+            dict[str, Tensor]: in training the losses, see :meth:`forward_training`.
+        """
+        features = [features[name] for name in self.in_features]
+        predictions = self.rpn_head(features)
+        if not self.training:
+            return self.forward_inference(images, features, predictions), {}
+        assert gt_instances is not None, "RPN requires gt_instances in training!"
+        return self.forward_training(images, features, predictions, gt_instances)
+
+    def forward_training(self, images, features, predictions, gt_instances):
+        """
+        Args:
+            images (ImageList): N images.
+            features (list[Tensor]): (N, C, H, W) per level.
+            predictions: what the head returns for them.
+            gt_instances (list[Instances]): N of them, with "gt_boxes".
+
+        Returns:
+            list[Instances]: N of them, the proposals.
+            dict[str, Tensor]: the losses.
+        """
+        raise NotImplementedError
+
+    def forward_inference(self, images, features, predictions):
+        """
+        Args:
+            images, features, predictions: see :meth:`forward_training`.
+
+        Returns:
+            list[Instances]: N of them, the proposals.
+        """
+        raise NotImplementedError
 
     @torch.no_grad()
     def label_and_sample_anchors(self, anchors, gt_instances, valid):
@@ -66,7 +105,7 @@ class PredictedAnchorRPN(RPN):
             valid (Tensor): (N, R) bool, which anchors may learn.
 
         Returns:
-            Tensor: (N, R) labels in {-1, 0, 1}: -1 = ignored or not drawn, 0 = background.
+            Tensor: (N, R) labels in {-1, 0, 1}: -1 = ignored or not sampled, 0 = background.
             Tensor: (N, R, 4) boxes, undefined where the label is not 1.
         """
         match = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
@@ -82,10 +121,10 @@ class PredictedAnchorRPN(RPN):
 
         Returns:
             dict[str, Tensor]: the scalars "loss_rpn_cls" and "loss_rpn_loc", each divided by the
-            number of anchors drawn, an image's positives and negatives counting at least 1 each.
+            number of anchors sampled, an image's positives and negatives counting at least 1 each.
         """
         positive, negative = gt_labels == 1, gt_labels == 0
-        drawn = [kind.sum(dim=1).clamp(min=1).sum().item() for kind in (positive, negative)]
+        sampled = [kind.sum(dim=1).clamp(min=1).sum().item() for kind in (positive, negative)]
         storage = get_event_storage()
         for name, kind in (("pos", positive), ("neg", negative)):
             storage.put_scalar(f"rpn/num_{name}_anchors", kind.sum().item() / len(kind))
@@ -104,7 +143,7 @@ class PredictedAnchorRPN(RPN):
                 self.smooth_l1_beta,
             ),
         }
-        normalizer = loss_normalizer(sum(drawn), anchors.device)
+        normalizer = loss_normalizer(sum(sampled), anchors.device)
         return {
             name: loss / normalizer * self.loss_weight.get(name, 1.0)
             for name, loss in losses.items()

@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
 from detectron2.structures import Boxes, Instances
 
-from anchor_heads.anchor_generation.inspection import InspectedAnchors, LocationMap, inspect_anchors
+from anchor_heads.anchor_generation.strategy import LocationMap
 from anchor_heads.visualization.drawing import (
     LINE_HEIGHT,
     MARGIN,
@@ -25,6 +25,7 @@ from anchor_heads.visualization.drawing import (
     wrapped,
     write,
 )
+from anchor_heads.visualization.inspected_anchors import InspectedAnchors, inspect_anchors
 
 # Long side in pixels of each panel.
 PANEL_SIDE = 600
@@ -169,7 +170,7 @@ def anchor_panels(
         Panel(
             paint_anchors(image, inspected, objects.gt_boxes),
             f"{inspected.caption}. Cyan: {source}",
-            (inspected.strength_name, _strongest(inspected)),
+            (inspected.score_name, _strongest(inspected)),
         )
     )
     panels.append(
@@ -214,22 +215,22 @@ def paint_location_map(
 def paint_anchors(
     image: np.ndarray, inspected: InspectedAnchors, objects: Boxes, highest: float | None = None
 ) -> np.ndarray:
-    """The image in dark grey with anchors coloured by strength, the strongest on top.
+    """The image in dark grey with anchors coloured by score, the strongest on top.
 
     Args:
         image (ndarray): BGR image.
         inspected (InspectedAnchors): the anchors.
         objects (Boxes): objects in the frame of the network's input, painted cyan.
-        highest (float or None): strength that has the last colour; None for that of the strongest.
+        highest (float or None): score that has the last colour; None for that of the strongest.
     """
     picture = _dark_grey(image)
     scale = np.divide(image.shape[1::-1], inspected.image_size[::-1])
-    strength = inspected.strength.cpu().numpy()
+    score = inspected.scores.cpu().numpy()
     boxes = inspected.boxes.cpu().numpy()
     highest = highest or _strongest(inspected)
-    colors = _colors(strength, highest)
-    for i in strength.argsort(kind="stable"):
-        thickness = 2 if strength[i] > highest / 2 else 1
+    colors = _colors(score, highest)
+    for i in score.argsort(kind="stable"):
+        thickness = 2 if score[i] > highest / 2 else 1
         _rectangle(picture, boxes[i], scale, colors[i].tolist(), thickness)
     for box in objects.tensor.cpu().numpy():
         _rectangle(picture, box, scale, _CYAN, thickness=1)  # a strong anchor below it has a rim
@@ -237,7 +238,7 @@ def paint_anchors(
 
 
 def color_bar(width: int, height: int) -> np.ndarray:
-    """The colours from strength or probability 0 to the highest, from left to right."""
+    """The colours from score or probability 0 to the highest, from left to right."""
     return np.tile(_colors(np.linspace(0, 1, width), 1.0), (height, 1, 1))
 
 
@@ -267,7 +268,7 @@ def _dark_grey(image: np.ndarray) -> np.ndarray:
 
 
 def _strongest(inspected: InspectedAnchors) -> float:
-    return float(inspected.strength.max()) if len(inspected.strength) else 0.0
+    return float(inspected.scores.max()) if len(inspected.scores) else 0.0
 
 
 def _describe_map(location_map: LocationMap) -> str:

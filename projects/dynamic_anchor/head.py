@@ -23,7 +23,7 @@ from anchor_heads.layers import ModulatedDeformConvPack, flatten_hw
 
 
 class Prediction(NamedTuple):
-    """What a level says about its anchors, by location."""
+    """What is predicted for the anchors of a level, by location."""
 
     shape: Tensor
     """(N, H*W, 2) float32, logarithms of the anchor's width and height over the square's side."""
@@ -70,8 +70,8 @@ class NormalizedConv(nn.Module):
 class DynamicAnchorRetinaNetHead(nn.Module):
     """The head of DA-RetinaNet: one tower, one anchor per location.
 
-    The tower says the shape of the anchors, the shape steers a deformable convolution over the
-    feature itself ("feature attention"), and both fused say class, box and quality.
+    The tower predicts the shape of the anchors, the shape steers a deformable convolution over the
+    feature itself ("feature attention"), and class, box and quality are predicted from both fused.
     """
 
     @configurable
@@ -135,12 +135,12 @@ class DynamicAnchorRetinaNetHead(nn.Module):
             shape = self.conv_anchor(tower).float()
             fused = self.fuse(self.feature_attention(x, shape), tower)
             branches = (self.conv_cls, self.conv_reg, self.conv_quality)
-            judgement = (flatten_hw(branch(fused)).float() for branch in branches)
-            predictions.append(Prediction(flatten_hw(scale(shape)), *judgement))
+            outputs = (flatten_hw(branch(fused)).float() for branch in branches)
+            predictions.append(Prediction(flatten_hw(scale(shape)), *outputs))
         return predictions
 
     def fuse(self, attention: Tensor, tower: Tensor) -> Tensor:
-        """The feature that the anchors are judged by, (N, C, H, W) as both of its sources."""
+        """The feature of the class, box and quality branches, (N, C, H, W) as its sources."""
         both = torch.cat([self.fusion_conv_x(attention), self.fusion_conv_y(tower)], dim=1)
         return self.fusion(both)
 
@@ -188,8 +188,8 @@ class DynamicAnchorRPNHead(StandardRPNHead):
             shape = self.conv_anchor(t).float()
             t = self.feature_attention(t, shape)
             branches = (self.objectness_logits, self.anchor_deltas)
-            judgement = (flatten_hw(branch(t)).float() for branch in branches)
-            predictions.append(Prediction(flatten_hw(scale(shape)), *judgement))
+            outputs = (flatten_hw(branch(t)).float() for branch in branches)
+            predictions.append(Prediction(flatten_hw(scale(shape)), *outputs))
         return predictions
 
 

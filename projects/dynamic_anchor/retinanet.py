@@ -3,13 +3,13 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.modeling.distributed import loss_normalizer, sum_over_processes
 from anchor_heads.modeling.one_stage import PredictedAnchorDetector
 
-from .anchoring import DynamicAnchoring
 from .head import DynamicAnchorRetinaNetHead
-from .inspection import inspect_dynamic_anchors
 from .losses import iou_loss
+from .strategy import DynamicAnchoring, DynamicAnchorStrategy
 
 
 @META_ARCH_REGISTRY.register()
@@ -41,7 +41,7 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
             thresh_on_product (bool): whether ``test_score_thresh`` is for class probability times
                 quality. False: for the class probability, as published.
             kwargs: see :class:`RetinaNet`. ``anchor_matcher`` is one of
-                :func:`build_max_iou_matcher`; the box loss arguments have no effect.
+                :func:`MaxIoUMatcher`; the box loss arguments have no effect.
         """
         super().__init__(**kwargs)
         self.dynamic_anchoring = dynamic_anchoring
@@ -69,19 +69,19 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
             "loss_anchor_quality".
         """
         anchoring = self.dynamic_anchoring
-        learners = anchoring.shape_learners(features, gt_instances)
+        assignment = anchoring.shape_assignment(features, gt_instances)
         anchors = torch.cat(anchoring.anchors(features, predictions), dim=1)
         valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
         labels, boxes = self.label_anchors(anchors, gt_instances, valid)
 
         _, logits, deltas, quality = (torch.cat(x, dim=1) for x in zip(*predictions, strict=True))
         losses = self.losses(anchors, logits, labels, deltas, boxes)
-        total = sum_over_processes(learners.mask.sum().item(), anchors.device)
+        total = sum_over_processes(assignment.mask.sum().item(), anchors.device)
         if total == 0 and not self.always_box_loss:
             losses["loss_box_reg"] = losses["loss_box_reg"] * 0
         return losses | {
-            "loss_anchor_shape": anchoring.loss(predictions, learners),
-            "loss_anchor_quality": self.quality_loss(quality[..., 0], learners),
+            "loss_anchor_shape": anchoring.loss(predictions, assignment),
+            "loss_anchor_quality": self.quality_loss(quality[..., 0], assignment),
         }
 
     def loss_count(self, positive):
@@ -93,19 +93,19 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         boxes = self.box2box_transform.apply_deltas(deltas, anchors)
         return iou_loss(boxes, gt_boxes).sum()
 
-    def quality_loss(self, pred_quality, learners):
+    def quality_loss(self, pred_quality, assignment):
         """Binary cross entropy with the best IoU that an anchor can have with the object.
 
         Args:
             pred_quality (Tensor): (N, R) logits.
-            learners (ShapeLearners): see :meth:`DynamicAnchoring.shape_learners`.
+            assignment (ShapeAssignment): see :meth:`DynamicAnchoring.shape_assignment`.
 
         Returns:
             Tensor: scalar, the mean over the locations that learn a shape.
         """
-        target = learners.targets.quality
+        target = assignment.targets.quality
         loss = F.binary_cross_entropy_with_logits(
-            pred_quality[learners.mask], target, reduction="sum"
+            pred_quality[assignment.mask], target, reduction="sum"
         )
         return self.quality_loss_weight * loss / loss_normalizer(len(target), loss.device)
 
@@ -138,15 +138,5 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
             image_size,
         )
 
-    def inspect_anchors(self, features, image_size, objects):
-        """The best anchor of each object; see :func:`inspect_anchors`."""
-        anchors = self.dynamic_anchoring.anchors(features, self.head(features))
-        return inspect_dynamic_anchors(anchors, image_size, objects)
 
-    def rank_anchors(self, features, predictions):
-        """All anchors, by class and quality; see :func:`ranked_anchors`."""
-        anchors = self.dynamic_anchoring.anchors(features, predictions)
-        return [
-            (boxes[0], (level.logits.sigmoid() * level.quality.sigmoid())[0].amax(dim=1))
-            for boxes, level in zip(anchors, predictions, strict=True)
-        ]
+get_anchor_strategy.register(DynamicAnchorRetinaNet, DynamicAnchorStrategy)

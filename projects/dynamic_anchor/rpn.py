@@ -1,10 +1,10 @@
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.modeling.proposal_generator import PredictedAnchorRPN
 
-from .anchoring import DynamicAnchoring
-from .inspection import inspect_dynamic_anchors
+from .strategy import DynamicAnchoring, DynamicAnchorStrategy
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -32,7 +32,7 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
         """
         Args:
             dynamic_anchoring (DynamicAnchoring): anchors, and what their shapes learn.
-            kwargs: see :class:`RPN`. ``anchor_matcher`` is one of :func:`build_max_iou_matcher`.
+            kwargs: see :class:`RPN`. ``anchor_matcher`` is one of :func:`MaxIoUMatcher`.
         """
         super().__init__(**kwargs)
         self.dynamic_anchoring = dynamic_anchoring
@@ -43,44 +43,36 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
         strides = ret["anchor_generator"].strides
         return {**ret, "dynamic_anchoring": DynamicAnchoring(cfg, strides)}
 
-    def forward(self, images, features, gt_instances=None):
-        """Same interface as :meth:`RPN.forward`.
+    def forward_training(self, images, features, predictions, gt_instances):
+        """See :meth:`PredictedAnchorRPN.forward_training`.
 
         Returns:
-            list[Instances]: with "proposal_boxes" and "objectness_logits".
-            dict[str, Tensor]: in training the scalars "loss_anchor_shape", "loss_rpn_cls" and
-            "loss_rpn_loc".
+            list[Instances]: the proposals.
+            dict[str, Tensor]: the scalars "loss_anchor_shape", "loss_rpn_cls" and "loss_rpn_loc".
         """
-        features = [features[name] for name in self.in_features]
-        anchoring, predictions = self.dynamic_anchoring, self.rpn_head(features)
-        levels = [
-            (anchors.detach(), prediction.logits, prediction.deltas)
-            for anchors, prediction in zip(
-                anchoring.anchors(features, predictions), predictions, strict=True
-            )
-        ]
-        if not self.training:
-            return [
-                self.propose([[x[i] for x in level] for level in levels], size)
-                for i, size in enumerate(images.image_sizes)
-            ], {}
-
-        assert gt_instances is not None, "DynamicAnchorRPN requires gt_instances in training!"
-        learners = anchoring.shape_learners(features, gt_instances)
+        anchoring = self.dynamic_anchoring
+        assignment = anchoring.shape_assignment(features, gt_instances)
         valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
+        levels = self._levels(features, predictions)
         proposals, losses = self.train_on(levels, gt_instances, valid, images.image_sizes)
-        losses["loss_anchor_shape"] = anchoring.loss(predictions, learners)
+        losses["loss_anchor_shape"] = anchoring.loss(predictions, assignment)
         return proposals, losses
 
-    def inspect_anchors(self, features, image_size, objects):
-        """The best anchor of each object; see :func:`inspect_anchors`."""
-        anchors = self.dynamic_anchoring.anchors(features, self.rpn_head(features))
-        return inspect_dynamic_anchors(anchors, image_size, objects)
+    def forward_inference(self, images, features, predictions):
+        """See :meth:`PredictedAnchorRPN.forward_inference`."""
+        levels = self._levels(features, predictions)
+        return [
+            self.propose([[x[i] for x in level] for level in levels], size)
+            for i, size in enumerate(images.image_sizes)
+        ]
 
-    def rank_anchors(self, features, predictions):
-        """All anchors, by objectness; see :func:`ranked_anchors`."""
+    def _levels(self, features, predictions):
+        """Per level the anchors, their logits and their deltas."""
         anchors = self.dynamic_anchoring.anchors(features, predictions)
         return [
-            (boxes[0], level.logits[0, :, 0].sigmoid())
-            for boxes, level in zip(anchors, predictions, strict=True)
+            (boxes.detach(), prediction.logits, prediction.deltas)
+            for boxes, prediction in zip(anchors, predictions, strict=True)
         ]
+
+
+get_anchor_strategy.register(DynamicAnchorRPN, DynamicAnchorStrategy)

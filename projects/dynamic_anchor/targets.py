@@ -53,35 +53,57 @@ def objects_by_center(
     Returns:
         Tensor: (H*W,) int64 indices of objects, -1 where there is none.
     """
-    (height, width), device = size, gt_boxes.device
+    height, width = size
     area = (gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(dim=1)
     order = area.argsort(stable=True)
-    boxes = gt_boxes[order]
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    learns, index = locations_by_center(gt_boxes[order], size, stride, offset, radius, distances)
+    rank = learns.nonzero()[:, 0]
+    smallest = torch.full((height * width,), len(order), device=gt_boxes.device)
+    smallest.scatter_reduce_(0, index[learns], rank, "amin")
+    return torch.cat([order, order.new_tensor([-1])])[smallest]
+
+
+@torch.no_grad()
+def locations_by_center(
+    gt_boxes: Tensor,
+    size: tuple[int, int] | tuple[Tensor, Tensor],
+    stride: int,
+    offset: float,
+    radius: float,
+    distances: tuple[float, float],
+) -> tuple[Tensor, Tensor]:
+    """The locations of a level at which objects could be learned, if no smaller one takes them.
+
+    Args:
+        size (tuple): H, W; or a tensor (M,) of each for objects of images of several sizes.
+        gt_boxes, stride, offset, radius, distances: see :func:`objects_by_center`.
+
+    Returns:
+        Tensor: (M, B, B) bool, for each object in a window of locations whether they learn it.
+        Tensor: (M, B, B) int64 indices of these locations into the flattened (H, W).
+    """
+    height, width = (torch.as_tensor(x, device=gt_boxes.device).view(-1, 1, 1) for x in size)
+    most = max(int(x.max()) for x in (height, width)) if len(gt_boxes) else 0
+    centers = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
     regions = torch.cat(
         [
-            torch.maximum(centers - radius, boxes[:, :2]),
-            torch.minimum(centers + radius, boxes[:, 2:]),
+            torch.maximum(centers - radius, gt_boxes[:, :2]),
+            torch.minimum(centers + radius, gt_boxes[:, 2:]),
         ],
         dim=1,
     )
 
     # Only these can be near the centre: B columns and B rows for each object, one of them for
     # what rounding may do to the first.
-    window = torch.arange(math.ceil(min(2 * radius / stride, max(size))) + 2, device=device)
+    window = torch.arange(math.ceil(min(2 * radius / stride, most)) + 2, device=gt_boxes.device)
     first = ((centers - radius) / stride - offset).floor().clamp(min=0).long()
     x = (first[:, :1] + window)[:, None, :]
     y = (first[:, 1:] + window)[:, :, None]
     points = torch.stack(torch.broadcast_tensors(x, y), dim=-1).add(offset) * stride  # (M, B, B, 2)
     inside = _distances(points, regions[:, None, None]).amin(dim=-1) > 0
-    furthest = _distances(points, boxes[:, None, None]).amax(dim=-1)
+    furthest = _distances(points, gt_boxes[:, None, None]).amax(dim=-1)
     learns = inside & (furthest >= distances[0]) & (furthest <= distances[1])
-    learns &= (x < width) & (y < height)
-
-    rank = learns.nonzero()[:, 0]
-    smallest = torch.full((height * width,), len(order), device=device)
-    smallest.scatter_reduce_(0, (y * width + x)[learns], rank, "amin")
-    return torch.cat([order, order.new_tensor([-1])])[smallest]
+    return learns & (x < width) & (y < height), y * width + x
 
 
 @torch.no_grad()

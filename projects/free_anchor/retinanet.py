@@ -4,9 +4,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes
 
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+
 from . import legacy
-from .inspection import inspect_bags
-from .likelihood import FreeAnchorLoss
+from .strategy import FreeAnchorLoss, FreeAnchorStrategy
 
 
 @META_ARCH_REGISTRY.register()
@@ -66,16 +67,6 @@ class FreeAnchorRetinaNet(RetinaNet):
         )
         return {"loss_positive": loss_positive, "loss_negative": loss_negative}
 
-    def inspect_anchors(self, features, image_size, objects):
-        """The bags of the objects; see :mod:`anchor_heads.anchor_generation.inspection`."""
-        pred_logits, pred_deltas = self._transpose_dense_predictions(
-            self.head(features), [self.num_classes, 4]
-        )
-        anchors = self.anchor_generator(features)
-        return inspect_bags(
-            self.free_anchor_loss, anchors, pred_logits, pred_deltas, image_size, objects
-        )
-
     def _decode_per_level_predictions(
         self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
     ):
@@ -92,3 +83,6 @@ class FreeAnchorRetinaNet(RetinaNet):
             for x, output in zip(batched_inputs, outputs, strict=True):
                 legacy.shift_resized(output["instances"], x["image"].shape[-2:])
         return outputs
+
+
+get_anchor_strategy.register(FreeAnchorRetinaNet, FreeAnchorStrategy)

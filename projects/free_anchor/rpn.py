@@ -4,13 +4,13 @@ import math
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.proposal_generator import RPN
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 from torch import nn
 
-from .inspection import inspect_bags
-from .likelihood import FreeAnchorLoss
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+
+from .strategy import FreeAnchorLoss, FreeAnchorStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -95,19 +95,5 @@ class FreeAnchorRPN(RPN):
         losses = {"loss_rpn_positive": loss_positive, "loss_rpn_negative": loss_negative}
         return {name: loss * self.loss_weight[name] for name, loss in losses.items()}
 
-    def inspect_anchors(self, features, image_size, objects):
-        """The bags of the objects; see :mod:`anchor_heads.anchor_generation.inspection`."""
-        logits, deltas = self.rpn_head(features)
-        objects = Instances(
-            image_size,
-            gt_boxes=objects.gt_boxes,
-            gt_classes=torch.zeros_like(objects.gt_classes),  # the one class, "object"
-        )
-        return inspect_bags(
-            self.free_anchor_loss,
-            self.anchor_generator(features),
-            [permute_to_N_HWA_K(x, 1) for x in logits],
-            [permute_to_N_HWA_K(x, 4) for x in deltas],
-            image_size,
-            objects,
-        )
+
+get_anchor_strategy.register(FreeAnchorRPN, FreeAnchorStrategy)

@@ -23,10 +23,10 @@ from anchor_heads.layers import flatten_hw, neighborhood_3x3, sparse_conv3x3
 
 
 class AnchorPrediction(NamedTuple):
-    """What a level says about its anchors, and the features that will judge them."""
+    """Location and shape of a level's anchors, and the features of the class and box branches."""
 
     location: Tensor
-    """(N, 1, H, W) float32 logits of the probability that an anchor is wanted there."""
+    """(N, 1, H, W) float32 logits of the probability that an object has its centre there."""
     shape: Tensor
     """(N, 2, H, W) float32, from which the width and height of the anchor follow."""
     features: tuple[Tensor, ...]
@@ -36,8 +36,9 @@ class AnchorPrediction(NamedTuple):
 class GuidedHead(nn.Module):
     """What the heads of the proposal generator and of the detector have in common.
 
-    A head first says where anchors are wanted and of which shape: :meth:`forward`. Then it judges
-    the anchors, at all locations (:meth:`predict`) or at some (:meth:`predict_at`).
+    :meth:`forward` predicts where anchors are, and of which shape. The class and box branches then
+    classify and regress the anchors, at all locations (:meth:`predict`) or at some
+    (:meth:`predict_at`).
     """
 
     def _add_anchor_prediction(self, channels: int, prior_prob: float) -> None:
@@ -66,7 +67,7 @@ class GuidedHead(nn.Module):
         """
         raise NotImplementedError
 
-    def predict(self, guide: AnchorPrediction) -> tuple[Tensor, Tensor]:
+    def predict(self, prediction: AnchorPrediction) -> tuple[Tensor, Tensor]:
         """
         Returns:
             Tensor: (N, H*W, K) float32 logits; K = 1, objectness, in the proposal generator.
@@ -74,7 +75,7 @@ class GuidedHead(nn.Module):
         """
         raise NotImplementedError
 
-    def predict_at(self, guide: AnchorPrediction, locations: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_at(self, prediction: AnchorPrediction, locations: Tensor) -> tuple[Tensor, Tensor]:
         """What :meth:`predict` has at (n,) locations, computed only as far as needed for that.
 
         Returns:
@@ -86,7 +87,7 @@ class GuidedHead(nn.Module):
 
 @RPN_HEAD_REGISTRY.register()
 class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
-    """The RPN head with one anchor per location, and what guides it (paper: GA-RPN)."""
+    """The RPN head with one anchor per location, and its shape (paper: GA-RPN)."""
 
     @configurable
     def __init__(self, *, location_prior_prob: float, **kwargs):
@@ -101,24 +102,24 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
         self.feature_adaption = FeatureAdaption(channels, channels)
 
     def forward(self, features):
-        guides = []
+        predictions = []
         for x in features:
             t = self.conv(x)
-            guides.append(
+            predictions.append(
                 AnchorPrediction(self.conv_loc(t).float(), self.conv_shape(t).float(), (t,))
             )
-        return guides
+        return predictions
 
-    def predict(self, guide):
-        (t,) = guide.features
-        t = self.feature_adaption(t, guide.shape)
+    def predict(self, prediction):
+        (t,) = prediction.features
+        t = self.feature_adaption(t, prediction.shape)
         return tuple(
             flatten_hw(layer(t)).float() for layer in (self.objectness_logits, self.anchor_deltas)
         )
 
-    def predict_at(self, guide, locations):
-        (t,) = guide.features
-        t = self.feature_adaption.at(t, guide.shape, locations)
+    def predict_at(self, prediction, locations):
+        (t,) = prediction.features
+        t = self.feature_adaption.at(t, prediction.shape, locations)
         return tuple(
             F.linear(t, layer.weight.flatten(1), layer.bias).float()
             for layer in (self.objectness_logits, self.anchor_deltas)
@@ -126,7 +127,7 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
 
 
 class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
-    """The RetinaNet head with one anchor per location, and what guides it (paper: GA-RetinaNet).
+    """The RetinaNet head with one anchor per location, and its shape (paper: GA-RetinaNet).
 
     Location comes from the tower of the classes, shape from that of the boxes.
     """
@@ -145,29 +146,29 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
         self.feature_adaption_reg = FeatureAdaption(channels, channels)
 
     def forward(self, features):
-        guides = []
+        predictions = []
         for x in features:
             t_cls, t_reg = self.cls_subnet(x), self.bbox_subnet(x)
             location, shape = self.conv_loc(t_cls).float(), self.conv_shape(t_reg).float()
-            guides.append(AnchorPrediction(location, shape, (t_cls, t_reg)))
-        return guides
+            predictions.append(AnchorPrediction(location, shape, (t_cls, t_reg)))
+        return predictions
 
-    def _branches(self, guide):
+    def _branches(self, prediction):
         adaptions = (self.feature_adaption_cls, self.feature_adaption_reg)
-        return zip(guide.features, adaptions, (self.cls_score, self.bbox_pred), strict=True)
+        return zip(prediction.features, adaptions, (self.cls_score, self.bbox_pred), strict=True)
 
-    def predict(self, guide):
+    def predict(self, prediction):
         return tuple(
-            flatten_hw(layer(adaption(t, guide.shape))).float()
-            for t, adaption, layer in self._branches(guide)
+            flatten_hw(layer(adaption(t, prediction.shape))).float()
+            for t, adaption, layer in self._branches(prediction)
         )
 
-    def predict_at(self, guide, locations):
-        n, _, height, width = guide.shape.shape
+    def predict_at(self, prediction, locations):
+        n, _, height, width = prediction.shape.shape
         read, neighbours = neighborhood_3x3(locations, (n, height, width))
         return tuple(
             sparse_conv3x3(
-                adaption.at(t, guide.shape, read), neighbours, layer.weight, layer.bias
+                adaption.at(t, prediction.shape, read), neighbours, layer.weight, layer.bias
             ).float()
-            for t, adaption, layer in self._branches(guide)
+            for t, adaption, layer in self._branches(prediction)
         )

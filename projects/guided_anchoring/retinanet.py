@@ -2,11 +2,11 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.modeling.one_stage import PredictedAnchorDetector
 
-from .anchoring import GuidedAnchoring
 from .head import GuidedAnchorRetinaNetHead
-from .inspection import inspect_guided_anchors
+from .strategy import GuidedAnchoring, GuidedAnchorStrategy
 
 
 @META_ARCH_REGISTRY.register()
@@ -25,7 +25,7 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         Args:
             guided_anchoring (GuidedAnchoring): anchors, and the losses of location and shape.
             kwargs: see :class:`RetinaNet`. ``anchor_matcher`` is one of
-                :func:`build_max_iou_matcher`.
+                :func:`MaxIoUMatcher`.
         """
         super().__init__(**kwargs)
         self.guided_anchoring = guided_anchoring
@@ -36,7 +36,7 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         ret = super().from_config(cfg, node.MIN_IOU)
         return {**ret, "guided_anchoring": GuidedAnchoring(cfg, node, ret["anchor_generator"])}
 
-    def forward_training(self, images, features, guides, gt_instances):
+    def forward_training(self, images, features, predictions, gt_instances):
         """Same interface as :meth:`RetinaNet.forward_training`.
 
         Returns:
@@ -45,30 +45,21 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         """
         anchoring = self.guided_anchoring
         valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
-        losses = anchoring.losses(guides, gt_instances, valid)
-        anchors = torch.cat(anchoring.anchors(guides), dim=1)
-        predictions = zip(*(self.head.predict(guide) for guide in guides), strict=True)
-        logits, deltas = (torch.cat(x, dim=1) for x in predictions)
+        losses = anchoring.losses(predictions, gt_instances, valid)
+        anchors = torch.cat(anchoring.anchors(predictions), dim=1)
+        outputs = zip(*(self.head.predict(prediction) for prediction in predictions), strict=True)
+        logits, deltas = (torch.cat(x, dim=1) for x in outputs)
         labels, boxes = self.label_anchors(anchors, gt_instances, valid)
         return losses | self.losses(anchors, logits, labels, deltas, boxes)
 
-    def forward_inference(self, images, features, guides):
+    def forward_inference(self, images, features, predictions):
         """Same interface as :meth:`RetinaNet.forward_inference`."""
-        predictions = self.guided_anchoring.predict_at_kept_locations(self.head, guides)
+        outputs = self.guided_anchoring.predict_at_kept_locations(self.head, predictions)
         results = []
-        for levels, image_size in zip(predictions, images.image_sizes, strict=True):
+        for levels, image_size in zip(outputs, images.image_sizes, strict=True):
             levels = [(anchors, logits.sigmoid(), deltas) for anchors, logits, deltas in levels]
             results.append(self.detect(levels, image_size))
         return results
 
-    def inspect_anchors(self, features, image_size, objects):
-        """The best anchors that pass; see :func:`inspect_anchors`."""
-        guides = self.head(features)
-        return inspect_guided_anchors(
-            self.guided_anchoring, guides, self.head_in_features, image_size
-        )
 
-    def rank_anchors(self, features, guides):
-        """The anchors that pass, by class; see :func:`ranked_anchors`."""
-        (levels,) = self.guided_anchoring.predict_at_kept_locations(self.head, guides)
-        return [(anchors, logits.amax(dim=1).sigmoid()) for anchors, logits, _ in levels]
+get_anchor_strategy.register(GuidedAnchorRetinaNet, GuidedAnchorStrategy)

@@ -5,7 +5,7 @@ from detectron2.utils.events import EventStorage
 
 from anchor_heads.modeling import matching
 from anchor_heads.modeling.matching import (
-    build_max_iou_matcher,
+    MaxIoUMatcher,
     match_max_iou,
     match_predicted_anchors,
     match_valid,
@@ -50,7 +50,7 @@ OBJECT = torch.tensor([[0.0, 0.0, 10.0, 10.0]])  # IoU 1, 0.8, 0.5, 0.2 and 0
 def test_thresholds_split_into_positive_ignored_and_background():
     match = match_max_iou(OBJECT, ANCHORS, (0.4, 0.8), min_iou=0.9)
     assert match.labels.tolist() == [1, 1, -1, 0, 0]
-    assert match.objects[:2].tolist() == [0, 0]
+    assert match.matched_idxs[:2].tolist() == [0, 0]
     assert match.best_iou.tolist() == [1.0]
     assert match_max_iou(OBJECT, ANCHORS, (0.5,), min_iou=0.9).labels.tolist() == [1, 1, 1, 0, 0]
 
@@ -63,7 +63,7 @@ def test_an_object_takes_its_best_anchors_from_the_least_iou_on():
     torch.testing.assert_close(match.best_iou, torch.tensor(best))
     match = match_max_iou(objects, ANCHORS, (0.3, 0.9), min_iou=0.01)
     assert match.labels.tolist() == [-1, -1, 1, -1, 1]
-    assert match.objects[[2, 4]].tolist() == [0, 1]
+    assert match.matched_idxs[[2, 4]].tolist() == [0, 1]
 
 
 def test_the_last_object_takes_an_anchor_that_several_want():
@@ -71,7 +71,7 @@ def test_the_last_object_takes_an_anchor_that_several_want():
     objects = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 30.0]])
     match = match_max_iou(objects, ANCHORS, (0.4, 0.5), min_iou=0.3)
     assert match.labels.tolist() == [1, 1, 1, 0, 0]
-    assert match.objects[:3].tolist() == [1, 0, 0]
+    assert match.matched_idxs[:3].tolist() == [1, 0, 0]
 
 
 def test_the_best_of_several_boxes_counts():
@@ -95,18 +95,18 @@ def test_matching_in_chunks_equals_matching_at_once(num_objects, monkeypatch):
 
 def test_no_anchors_match_nothing():
     match = match_max_iou(OBJECT, ANCHORS[:0], (0.5,), min_iou=0.0)
-    assert match.labels.shape == match.objects.shape == (0,)
+    assert match.labels.shape == match.matched_idxs.shape == (0,)
     assert match.best_iou.tolist() == [0.0]
 
 
 @pytest.mark.parametrize("thresholds", [[], [0.7, 0.3], [0.3, 0.5, 0.7]])
 def test_thresholds_that_this_matching_does_not_know_are_refused(thresholds):
     with pytest.raises(ValueError, match="one threshold with the labels"):
-        build_max_iou_matcher(thresholds, [0, -1, 1], min_iou=0.0)
+        MaxIoUMatcher(thresholds, [0, -1, 1], min_iou=0.0)
 
 
 def test_anchors_that_are_not_valid_are_ignored():
-    matcher = build_max_iou_matcher([0.4, 0.8], [0, -1, 1], min_iou=0.9)
+    matcher = MaxIoUMatcher([0.4, 0.8], [0, -1, 1], min_iou=0.9)
     valid = torch.tensor([False, True, True, True, True])
     match = match_valid(matcher, OBJECT, ANCHORS, valid)
     assert match.labels.tolist() == [-1, 1, -1, 0, 0]
@@ -115,7 +115,7 @@ def test_anchors_that_are_not_valid_are_ignored():
 
 def test_each_image_of_a_batch_has_its_own_anchors():
     """The first image has the object, and an anchor without width; the second has none."""
-    matcher = build_max_iou_matcher([0.4, 0.8], [0, -1, 1], min_iou=0.9)
+    matcher = MaxIoUMatcher([0.4, 0.8], [0, -1, 1], min_iou=0.9)
     anchors = torch.stack([ANCHORS, ANCHORS.flip(0)])
     anchors[0, 4, 2] = anchors[0, 4, 0]
     valid = torch.ones(2, 5, dtype=torch.bool)
@@ -125,10 +125,10 @@ def test_each_image_of_a_batch_has_its_own_anchors():
         match = match_predicted_anchors(matcher, instances, anchors, valid)
     assert match.labels.tolist() == [[-1, 1, -1, 0, -1], [0, 0, 0, 0, -1]]
     assert torch.equal(match.boxes[0, 1], OBJECT[0]) and match.boxes.shape == (2, 5, 4)
-    assert match.objects.shape == (2, 5)
+    assert match.matched_idxs.shape == (2, 5)
     assert storage.latest()["predicted_anchor/best_iou"][0] == pytest.approx(0.8)
 
 
 def test_labels_that_this_matching_does_not_know_are_refused():
     with pytest.raises(ValueError, match=r"two that ascend with \[0, -1, 1\]"):
-        build_max_iou_matcher([0.4, 0.5], [0, 0, 1], min_iou=0.0)
+        MaxIoUMatcher([0.4, 0.5], [0, 0, 1], min_iou=0.0)

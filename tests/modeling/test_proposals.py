@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from tiny_run import finite_gradients
 from two_stage_zoo import ZOO, image_with, zoo_cfg
 
-from anchor_heads.modeling.matching import build_max_iou_matcher
+from anchor_heads.modeling.matching import MaxIoUMatcher
 
 RPN_LOSSES = {"loss_rpn_cls", "loss_rpn_loc"}
 LOSSES = {
@@ -99,7 +99,7 @@ def test_an_anchor_of_no_size_learns_nothing(generator):
     rpn = build_model(zoo_cfg("RPN", generator)).proposal_generator
     anchors = torch.tensor([[[5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 10.0, 10.0]]])
     gt = Instances((128, 160), gt_boxes=Boxes(torch.tensor([[100.0, 100.0, 120.0, 120.0]])))
-    rpn.anchor_matcher = build_max_iou_matcher([0.5], [0, 1], min_iou=0.0)
+    rpn.anchor_matcher = MaxIoUMatcher([0.5], [0, 1], min_iou=0.0)
     with EventStorage() as storage:
         labels, _ = rpn.label_and_sample_anchors(anchors, [gt], torch.ones(1, 2).bool())
     assert labels.tolist() == [[-1, 1]]  # the object takes all that it does not touch

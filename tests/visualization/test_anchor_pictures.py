@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from tiny_run import write_config
 
 from anchor_heads import get_cfg
-from anchor_heads.anchor_generation.inspection import InspectedAnchors, LocationMap
+from anchor_heads.anchor_generation.strategy import LocationMap
 from anchor_heads.visualization import anchor_pictures
 from anchor_heads.visualization.anchor_pictures import (
     PANEL_SIDE,
@@ -21,6 +21,7 @@ from anchor_heads.visualization.anchor_pictures import (
     picture_of_anchors,
     stand_in_objects,
 )
+from anchor_heads.visualization.inspected_anchors import InspectedAnchors
 
 METADATA = Metadata(name="anchor_pictures_test", thing_classes=["cat", "dog"])
 CYAN = (255, 255, 0)
@@ -30,11 +31,11 @@ def image(height=100, width=200):
     return np.full((height, width, 3), 100, np.uint8)
 
 
-def inspected(boxes, strength, image_size=(50, 100), location_maps=()):
+def inspected(boxes, scores, image_size=(50, 100), location_maps=()):
     return InspectedAnchors(
         image_size,
         torch.tensor(boxes).float().reshape(-1, 4),
-        torch.tensor(strength),
+        torch.tensor(scores),
         "likelihood",
         "Some anchors",
         list(location_maps),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from anchor_heads.analysis.benchmark.workload import (
     make_input,
     run,
 )
-from anchor_heads.modeling.model_parts import anchor_head, anchor_part, head_features, preprocess
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 
 WARMUP_TURNS = 2
 WHOLE = "whole"
@@ -105,7 +106,7 @@ def compare_times(models: dict[str, nn.Module], workload: Workload, repeats: int
         result = {"seconds": _summaries(seconds), "ratios": _summaries(_ratios(seconds))}
         if not workload.training:
             result["boxes"] = {name: len(detect(x, inputs[name])) for name, x in models.items()}
-    maps = [x for locations in given if locations for x in locations.maps.values()]
+    maps = [x for maps in given for x in maps.values()]
     if maps:
         result["mean_blob_cells"] = mean_blob_cells(maps)
     if ways:
@@ -198,23 +199,12 @@ def _summaries(values: dict[str, dict[str, np.ndarray]]) -> dict:
 def ways_to_judge(model: nn.Module, model_input: dict) -> tuple[Callable, Callable]:
     """Two ways to have what a model says of the anchors that are wanted in an image: judging these,
     or judging all anchors and picking them."""
-    anchoring, head = anchor_part(model).guided_anchoring, anchor_head(model)
-    guides = head(head_features(model, preprocess(model, model_input["image"])))
-
-    @torch.no_grad()
-    def sparse():
-        (levels,) = anchoring.predict_at_kept_locations(head, guides)
-        return levels
-
-    @torch.no_grad()
-    def dense():
-        levels = []
-        for anchors, guide in zip(anchoring.anchors(guides), guides, strict=True):
-            wanted = guide.location.sigmoid().flatten(1) >= anchoring.location_thresh
-            levels.append([x[wanted] for x in (anchors, *head.predict(guide))])
-        return levels
-
-    return sparse, dense
+    strategy = get_anchor_strategy(model)
+    predictions = strategy.head(strategy.features(strategy.preprocess(model_input["image"])))
+    return tuple(
+        partial(strategy.predict_at_kept_locations, predictions, sparse=sparse)
+        for sparse in (True, False)
+    )
 
 
 def _largest_difference(sparse, dense) -> float:

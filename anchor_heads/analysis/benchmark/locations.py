@@ -1,6 +1,6 @@
 """Location maps for models that predict where anchors are wanted.
 
-Those of random weights pass everywhere or nowhere: :class:`GivenLocations` replaces them.
+Those of random weights pass everywhere or nowhere: :func:`given_locations` replaces them.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anchor_heads.modeling.model_parts import anchor_head, anchor_part
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 
 BLOB_CELLS = 9
 
@@ -50,50 +50,32 @@ def mean_blob_cells(maps: Sequence[Tensor]) -> float:
     return sum(int(x.sum()) for x in maps) / parts
 
 
-class GivenLocations(nn.Module):
-    """Stands in for a location branch: at every size of map, :func:`blobs` pass.
-
-    The branch is computed as well, for its time.
-    """
-
-    def __init__(self, branch: nn.Module, share: float):
-        super().__init__()
-        self.branch = branch
-        self.share = share
-        self.maps = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) features to (N, 1, H, W) logits of probabilities close to 0 and 1."""
-        logits = self.branch(x)
-        size = tuple(x.shape[2:])
-        if size not in self.maps:
-            self.maps[size] = blobs(size, self.share).to(x.device)
-        return (20.0 * self.maps[size] - 10).expand_as(logits)
-
-
 @contextmanager
 def given_locations(model: nn.Module, share: float | None):
-    """Let a model that predicts where anchors are wanted want them at a share of the locations.
+    """Let a model that predicts where anchors are keep a share of the locations, in blobs.
 
     Args:
         model (nn.Module): any; one that does not predict locations stays as it is.
         share (float or None): see :func:`blobs`. None: the model stays as it is.
 
     Yields:
-        GivenLocations or None: what stands in for the branch. On exit the model is as it was.
+        dict[tuple[int, int], Tensor]: the maps used so far, by size. On exit the model is as it
+        was.
     """
-    if share is None or not predicts_locations(model):
-        yield None
-        return
-    head = anchor_head(model)
-    branch = head.conv_loc
-    head.conv_loc = GivenLocations(branch, share)
-    try:
-        yield head.conv_loc
-    finally:
-        head.conv_loc = branch
+    maps = {}
+
+    def mask(size):
+        if size not in maps:
+            maps[size] = blobs(size, share)
+        return maps[size]
+
+    if share is None:
+        yield maps
+    else:
+        with get_anchor_strategy(model).kept_locations(mask):
+            yield maps
 
 
 def predicts_locations(model: nn.Module) -> bool:
-    """Whether a model predicts where anchors are wanted."""
-    return hasattr(anchor_part(model), "guided_anchoring")
+    """Whether a model predicts where anchors are."""
+    return get_anchor_strategy(model).predicts_locations

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.benchmark import timer  # waits for the GPU
 
-from anchor_heads.analysis.benchmark.locations import predicts_locations
 from anchor_heads.analysis.benchmark.workload import detect, learn
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.layers import DeformConv
-from anchor_heads.modeling.model_parts import anchor_head, anchor_part
 
 BACKBONE, HEAD, ROI_HEADS, OTHER = "backbone", "head", "ROI heads", "other"
 ASSIGNMENT, POST_PROCESSING = "assignment and loss", "post-processing"
 GUIDE, JUDGING = "head: guide", "head: judging"
 DEFORMABLE = "head: deformable convolutions"
+# Names of parts in the published results, by those of the anchor strategy.
+_NAMES = {"head: anchor prediction": GUIDE, "head: class and box": JUDGING}
 
 
 class Meter(ABC):
@@ -107,22 +108,13 @@ def _methods(model) -> Iterator[tuple[str, object, str]]:
     """The methods in which a model does its parts: part, owner and name. They may call each
     other."""
     yield BACKBONE, model.backbone, "forward"
-    source, head = anchor_part(model), anchor_head(model)
-    if predicts_locations(model):
-        yield GUIDE, head, "forward"
-        yield JUDGING, head, "predict"
-        yield JUDGING, source.guided_anchoring, "predict_at_kept_locations"
-    else:
-        yield HEAD, head, "forward"
-        if not model.training:  # the graph around them cannot be cut
-            layers = (x for x in head.modules() if isinstance(x, DeformConv))
-            yield from ((DEFORMABLE, layer, "forward") for layer in layers)
-    if source is model:
-        yield POST_PROCESSING, model, "forward_inference"
-        yield ASSIGNMENT, model, "forward_training"
-    else:
-        yield ASSIGNMENT if model.training else POST_PROCESSING, source, "forward"
-        yield POST_PROCESSING, source, "predict_proposals"
+    strategy = get_anchor_strategy(model)
+    for part in strategy.parts():
+        yield _NAMES.get(part.name, part.name), part.owner, part.method
+    if not model.training and not strategy.predicts_locations:
+        # In training the graph around them cannot be cut.
+        layers = (x for x in strategy.head.modules() if isinstance(x, DeformConv))
+        yield from ((DEFORMABLE, layer, "forward") for layer in layers)
     if hasattr(model, "roi_heads"):
         yield ROI_HEADS, model.roi_heads, "forward"
 

@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
-from anchor_heads.modeling.model_parts import anchor_part, head_features, preprocess
 
 FEATURE_SCALE = 10.0
 # Sides of the made objects, logarithms of pixels: 20 to 245.
@@ -70,15 +70,11 @@ def build_timed_model(cfg: CfgNode, image: Tensor) -> nn.Module:
     """
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    if anchor_part(model) is None:
-        raise TypeError(
-            f"This {type(model).__name__} gets precomputed proposals: it has no head of anchors to "
-            "measure. Name a proposal generator in MODEL.PROPOSAL_GENERATOR.NAME, such as RPN."
-        )
+    strategy = get_anchor_strategy(model)
     if cfg.MODEL.WEIGHTS:
         AtomicCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     else:
-        features = head_features(model, preprocess(model, image))
+        features = strategy.features(strategy.preprocess(image))
         model.pixel_std *= features[0].std() / FEATURE_SCALE
     return model
 

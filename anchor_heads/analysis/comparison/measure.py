@@ -24,14 +24,12 @@ from torch import Tensor
 from torch.utils.benchmark import timer  # waits for the GPU
 
 from anchor_heads.analysis.comparison.definitions import NMS_THRESHOLD, RANKS
-from anchor_heads.anchor_generation.inspection import anchor_source
-from anchor_heads.anchor_generation.ranked_anchors import LevelAnchors, ranked_anchors
+from anchor_heads.anchor_generation.strategy import LevelAnchors, get_anchor_strategy
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.evaluation.nms_recall import best_overlaps
 from anchor_heads.evaluation.proposal_recall import matched_overlaps
 from anchor_heads.modeling.matching import pairwise_iou_chunks
-from anchor_heads.modeling.model_parts import anchor_head, preprocess
 from anchor_heads.modeling.one_stage import candidates_before_nms
 
 
@@ -99,9 +97,9 @@ class ComparedModel:
         self.cfg = cfg
         torch.manual_seed(0)
         self.model = build_model(cfg).eval()
-        self._source = anchor_source(self.model)
+        self._strategy = get_anchor_strategy(self.model)
         self._mapper = DatasetMapper(cfg, is_train=False)
-        head = anchor_head(self.model)
+        head = self._strategy.head
         before = [x.clone() for x in head.parameters()]
         if cfg.MODEL.WEIGHTS:
             AtomicCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
@@ -122,11 +120,12 @@ class ComparedModel:
     @torch.no_grad()
     def run(self, model_input: dict) -> Seen:
         """Let the model find what it finds in what :meth:`load` returns."""
-        with _watched(self.model) as watched:
+        with _watched(self._strategy) as watched:
             start = timer()
             (output,) = self.model([model_input])
             seconds = timer() - start - watched.seconds
-        levels = ranked_anchors(self._source, watched.features, watched.predictions)
+        image_size = tuple(model_input["image"].shape[1:])
+        levels = self._strategy.level_anchors(watched.features, watched.predictions, image_size)
         found = {"anchors": _best_anchors(levels, model_input)}
         if watched.proposals is not None:
             found["proposals"] = _resized(watched.proposals, model_input).proposal_boxes
@@ -134,7 +133,7 @@ class ComparedModel:
             found["detections"] = _best_first(output["instances"]).pred_boxes
         candidates = None
         if isinstance(self.model, DenseDetector):
-            images = preprocess(self.model, model_input["image"])
+            images = self._strategy.preprocess(model_input["image"])
             with candidates_before_nms(self.model):
                 (candidates,) = self.model.forward_inference(
                     images, watched.features, watched.predictions
@@ -190,7 +189,7 @@ def best_anchors(anchors: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _watched(model) -> Iterator[SimpleNamespace]:
+def _watched(strategy) -> Iterator[SimpleNamespace]:
     """While the model runs: ``features`` and ``predictions``, input and output of the head of its
     anchors, and ``proposals``, Instances of its proposal generator or None. What the model goes on
     to change in place is copied; copying the predictions took ``seconds``."""
@@ -209,9 +208,9 @@ def _watched(model) -> Iterator[SimpleNamespace]:
             objectness_logits=proposals.objectness_logits,
         )
 
-    hooks = [anchor_head(model).register_forward_hook(watch_head)]
-    if getattr(model, "proposal_generator", None) is not None:
-        hooks.append(model.proposal_generator.register_forward_hook(watch_proposals))
+    hooks = [strategy.head.register_forward_hook(watch_head)]
+    if not strategy.one_stage:
+        hooks.append(strategy.owner.register_forward_hook(watch_proposals))
     try:
         yield seen
     finally:

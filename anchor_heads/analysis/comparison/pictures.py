@@ -16,9 +16,9 @@ from anchor_heads.analysis.comparison.measure import (
     best_anchors,
     to_input,
 )
-from anchor_heads.anchor_generation.inspection import InspectedAnchors, inspect_anchors
 from anchor_heads.data.image_files import read_record_image
 from anchor_heads.visualization.anchor_pictures import color_bar, paint_anchors
+from anchor_heads.visualization.inspected_anchors import InspectedAnchors, inspect_anchors
 
 # Long side in pixels.
 PICTURE_SIDE = 480
@@ -95,8 +95,8 @@ def _resized(image: np.ndarray) -> np.ndarray:
 def _picture(image, inspected, objects, highest=None) -> Picture:
     painted = paint_anchors(image, inspected, objects, highest)
     _, jpeg = cv2.imencode(".jpg", painted, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    strongest = float(inspected.strength.max()) if len(inspected.strength) else 0.0
-    colors = f"Colours: {inspected.strength_name} 0 to {highest or strongest:.2g}"
+    strongest = float(inspected.scores.max()) if len(inspected.scores) else 0.0
+    colors = f"Colours: {inspected.score_name} 0 to {highest or strongest:.2g}"
     return Picture(jpeg.tobytes(), f"{inspected.caption}. {colors}.")
 
 

@@ -11,10 +11,10 @@ from tiny_run import write_config, write_data_set
 from anchor_heads import get_cfg
 from anchor_heads.analysis.comparison.measure import ComparedModel, annotated_images, best_anchors
 from anchor_heads.analysis.comparison.summary import summarize
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.evaluation import NMSRecallEvaluator
 from anchor_heads.evaluation.proposal_recall import proposal_recall
-from anchor_heads.modeling.model_parts import anchor_head
 from anchor_heads.modeling.one_stage import candidates_before_nms
 
 
@@ -27,7 +27,7 @@ def tiny_model(folder, *args) -> ComparedModel:
     cfg.MODEL.PIXEL_STD = [100.0] * 3
     register_coco_format(cfg)
     compared = ComparedModel("tiny", cfg)
-    for name, parameter in anchor_head(compared.model).named_parameters():
+    for name, parameter in get_anchor_strategy(compared.model).head.named_parameters():
         moves = any(x in name for x in ("delta", "bbox", "shape"))
         torch.nn.init.normal_(parameter, std=0.002 if moves else 0.05)
     return compared

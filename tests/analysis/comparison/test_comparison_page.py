@@ -153,7 +153,7 @@ def test_the_best_anchor_of_each_object_is_shown():
     objects = Instances((100, 100), gt_boxes=boxes)
     found = show_best_anchors(anchors, objects)
     assert torch.equal(found.boxes, anchors[1:]) and found.image_size == (100, 100)
-    torch.testing.assert_close(found.strength, torch.tensor([0.8, 0.5]))
+    torch.testing.assert_close(found.scores, torch.tensor([0.8, 0.5]))
     assert "the mean IoU is 0.65" in found.caption
     none = show_best_anchors(anchors[:0], objects)
-    assert len(none.boxes) == len(none.strength) == 0 and "the mean IoU is 0.00" in none.caption
+    assert len(none.boxes) == len(none.scores) == 0 and "the mean IoU is 0.00" in none.caption

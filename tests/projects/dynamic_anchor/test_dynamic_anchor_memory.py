@@ -36,9 +36,9 @@ def measure(num_objects):
     objects = [Instances((800, 1216), gt_boxes=Boxes(boxes))]
 
     def targets():
-        learners = anchoring.shape_learners(maps, objects)
+        assignment = anchoring.shape_assignment(maps, objects)
         with EventStorage():
-            anchoring.loss(predictions, learners)
+            anchoring.loss(predictions, assignment)
             anchors = torch.cat(anchoring.anchors(maps, predictions), dim=1)
             valid = anchoring.square_generator.valid_mask(maps, [(800, 1216)])
             generator.label_and_sample_anchors(anchors, objects, valid)

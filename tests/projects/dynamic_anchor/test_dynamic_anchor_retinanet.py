@@ -16,8 +16,8 @@ from dynamic_published import (
 )
 
 from anchor_heads.modeling.one_stage import candidates_before_nms
-from anchor_heads.projects.dynamic_anchor.anchoring import ShapeLearners
 from anchor_heads.projects.dynamic_anchor.head import Prediction
+from anchor_heads.projects.dynamic_anchor.strategy import ShapeAssignment
 from anchor_heads.projects.dynamic_anchor.targets import ShapeTargets
 
 
@@ -84,9 +84,9 @@ def test_the_shape_loss_of_one_location_does_not_depend_on_its_centerness(monkey
         targets = ShapeTargets(
             torch.tensor([[32.0, 64.0]]), torch.tensor([0.5]), torch.tensor([centerness])
         )
-        learners = ShapeLearners(mask, torch.tensor([[64.0, 64.0]]), targets)
+        assignment = ShapeAssignment(mask, None, None, torch.tensor([[64.0, 64.0]]), targets)
         with EventStorage():
-            losses.append(anchoring.loss([Prediction(shape, None, None)], learners).item())
+            losses.append(anchoring.loss([Prediction(shape, None, None)], assignment).item())
     # exp(0.5) and exp(-0.5) squares against a half and a whole one.
     width, height = math.exp(0.5), math.exp(-0.5)
     iou = 0.5 * height / (width * height + 0.5 - 0.5 * height)

@@ -15,7 +15,7 @@ from dynamic_published import (
     published_cfg,
 )
 
-from anchor_heads.projects.dynamic_anchor.anchoring import DynamicAnchoring
+from anchor_heads.projects.dynamic_anchor.strategy import DynamicAnchoring
 from anchor_heads.projects.dynamic_anchor.targets import objects_by_center, shape_targets
 
 
@@ -33,7 +33,9 @@ def anchoring_of(sizes=None, strides=None):
 
 
 def test_shape_targets_are_the_published_ones(published):
-    mask, half_sides, targets = anchoring_of().shape_learners(features(), published.instances())
+    mask, _, _, half_sides, targets = anchoring_of().shape_assignment(
+        features(), published.instances()
+    )
     quality = published.by_image("crafted/quality_targets")
     assert torch.equal(mask, quality > 0)
     assert mask.sum() == published.tensor("crafted/num_pos")
@@ -132,7 +134,7 @@ def test_levels_are_for_distances_up_to_half_their_squares_sides():
     for side, expected in levels.items():
         box = torch.tensor([[32 - side / 2, 32 - side / 2, 32 + side / 2, 32 + side / 2]])
         gt = Instances((64, 64), gt_boxes=Boxes(box))
-        mask = anchoring.shape_learners(maps, [gt]).mask[0]
+        mask = anchoring.shape_assignment(maps, [gt]).mask[0]
         found = mask.split([x.numel() for x in maps])
         assert {i for i, level in enumerate(found) if level.any()} == expected, side
 

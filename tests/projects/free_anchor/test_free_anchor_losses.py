@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from anchor_heads.modeling import matching
 from anchor_heads.projects.free_anchor.legacy import cell_anchors
-from anchor_heads.projects.free_anchor.likelihood import FreeAnchorLoss
 from anchor_heads.projects.free_anchor.losses import log1mexp, negative_loss, positive_bag_loss
+from anchor_heads.projects.free_anchor.strategy import FreeAnchorLoss
 
 PUBLISHED_LOSS = dict(
     box2box_transform=Box2BoxTransform((10.0, 10.0, 5.0, 5.0)), smooth_l1_beta=0.11

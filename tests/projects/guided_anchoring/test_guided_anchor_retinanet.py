@@ -14,9 +14,9 @@ from guided_published import (
 )
 
 from anchor_heads.modeling.one_stage import candidates_before_nms
-from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
 from anchor_heads.projects.guided_anchoring.head import GuidedAnchorRetinaNetHead
 from anchor_heads.projects.guided_anchoring.retinanet import GuidedAnchorRetinaNet
+from anchor_heads.projects.guided_anchoring.strategy import GuidedAnchoring
 
 LOSSES = {
     "loss_cls": "loss_cls",
@@ -168,7 +168,7 @@ def test_judging_some_or_all_locations_gives_the_same(published, monkeypatch, sh
     with torch.no_grad():
         guides = detector.head(published.features())
         expected = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
-        anchoring = "anchor_heads.projects.guided_anchoring.anchoring"
+        anchoring = "anchor_heads.projects.guided_anchoring.strategy"
         monkeypatch.setattr(f"{anchoring}.SPARSE_SHARE", share)
         images = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
     for ours, theirs in zip(images, expected, strict=True):

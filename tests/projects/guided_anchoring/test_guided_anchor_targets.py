@@ -4,8 +4,8 @@ from guided_published import Published, published_cfg, sample_generator
 
 from anchor_heads.anchor_generation import decode_shapes
 from anchor_heads.modeling.matching import match_max_iou
-from anchor_heads.projects.guided_anchoring.anchoring import GuidedAnchoring
 from anchor_heads.projects.guided_anchoring.head import AnchorPrediction
+from anchor_heads.projects.guided_anchoring.strategy import GuidedAnchoring
 from anchor_heads.projects.guided_anchoring.targets import (
     location_targets,
     object_levels,
@@ -62,7 +62,7 @@ def test_location_targets_are_the_published_ones(name, kind, count, size):
 
 def published_assignment(match):
     """Their encoding: 0 = background, -1 = ignored, else number of the object from 1 on."""
-    assigned = torch.where(match.labels == 1, match.objects + 1, match.labels.long())
+    assigned = torch.where(match.labels == 1, match.matched_idxs + 1, match.labels.long())
     return assigned.to(torch.int16)
 
 
@@ -71,7 +71,7 @@ def published_assignment(match):
 def test_shape_targets_are_the_published_ones(name, kind, count, size):
     published = Published(name)
     anchoring = anchoring_of(name, published)
-    samples = anchoring._samples(guides_of(published, size))
+    samples = anchoring.samples(guides_of(published, size))
     for i in range(count):
         match = anchoring.shape_matcher(published.tensor(f"{kind}{i}/gt"), samples)
         expected = published.tensor(f"{kind}{i}/approx_gt_inds")
@@ -104,14 +104,14 @@ def test_cells_in_images_are_the_published_ones(name):
 def test_squares_and_guided_anchors_are_the_published_ones(name):
     published = Published(name)
     anchoring = anchoring_of(name, published)
-    squares = anchoring._squares(guides_of(published, (128, 160)))
+    squares = anchoring.squares(guides_of(published, (128, 160)))
     for i, level in enumerate(squares):
         torch.testing.assert_close(level, published.tensor(f"anchors/square{i}"))
     # Level 1, raw predictions far beyond what exp() could bear.
     raw = published.tensor("clip/shape_pred").flatten(1).t()
     height, width = published.tensor("clip/shape_pred").shape[1:]
     size = (height * published.strides[1], width * published.strides[1])
-    square = anchoring._squares(guides_of(published, size))[1]
+    square = anchoring.squares(guides_of(published, size))[1]
     anchors = decode_shapes(square, anchoring.shape_std * raw)
     torch.testing.assert_close(
         anchors, published.tensor("clip/guided_level1"), rtol=1e-4, atol=1e-3

@@ -1,4 +1,4 @@
-"""From predictions to anchors, and what the predictions should have been.
+"""Guided Anchoring's anchor strategy: predicted locations and shapes, and what they learn.
 
 Shape shorthand in this module:
 
@@ -10,6 +10,7 @@ Shape shorthand in this module:
 """
 
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -20,19 +21,23 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, decode_shapes
+from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
+from anchor_heads.anchor_generation.preset_coverage import best_preset_iou, smallest_sizes
+from anchor_heads.anchor_generation.strategy import Coverage, LevelAnchors, LocationMap, Part
 from anchor_heads.layers import bounded_iou_loss, flatten_hw, rows_at
 from anchor_heads.modeling.distributed import loss_normalizer
-from anchor_heads.modeling.matching import build_max_iou_matcher, match_valid
+from anchor_heads.modeling.matching import MaxIoUMatcher, match_valid
 
 from .head import AnchorPrediction, GuidedHead
 from .losses import location_loss
-from .targets import location_targets
+from .targets import location_targets, object_levels
 
 # The published code divides the location loss by the number of locations over this.
 LOCATIONS_PER_COUNT = 200
 
-# At test time a level is judged only where anchors are wanted if these are fewer than this share of
-# its locations. GA-RetinaNet on a CPU gains up to about here; on a GPU it was not measured.
+# At test time the class and box branches of a level are computed at its kept locations only, if
+# their share is below this. GA-RetinaNet on a CPU gains up to about here; on a GPU it was not
+# measured.
 SPARSE_SHARE = 0.7
 
 
@@ -69,8 +74,8 @@ class GuidedAnchoring(nn.Module):
             square_generator (SquareGenerator): generator of one square per location.
             shape_std (float): scale of the shape prediction.
             shape_matcher (callable): matches objects with shape samples, see
-                :func:`build_max_iou_matcher`.
-            shape_batch_size_per_image (int): locations drawn for the shape loss.
+                :func:`MaxIoUMatcher`.
+            shape_batch_size_per_image (int): locations sampled for the shape loss.
             shape_positive_fraction (float): how many of them at most are positive.
             shape_loss_beta (float): where smooth L1 in the shape loss becomes linear.
             location_thresh (float): at test time, the least probability of a location.
@@ -118,7 +123,7 @@ class GuidedAnchoring(nn.Module):
             "sample_generator": sample_generator,
             "square_generator": build_square_generator(cfg, sample_generator.strides),
             "shape_std": user.SHAPE_STD,
-            "shape_matcher": build_max_iou_matcher(thresholds, labels, user.SHAPE_MIN_IOU),
+            "shape_matcher": MaxIoUMatcher(thresholds, labels, user.SHAPE_MIN_IOU),
             "shape_batch_size_per_image": node.SHAPE_BATCH_SIZE_PER_IMAGE,
             "shape_positive_fraction": node.SHAPE_POSITIVE_FRACTION,
             "shape_loss_beta": node.SHAPE_LOSS_BETA,
@@ -132,48 +137,57 @@ class GuidedAnchoring(nn.Module):
             "inverted_location_label": node.INVERTED_LOCATION_LABEL,
         }
 
-    def anchors(self, guides: list[AnchorPrediction]) -> list[Tensor]:
+    def anchors(self, predictions: list[AnchorPrediction]) -> list[Tensor]:
         """The guided anchors of all locations.
 
         Returns:
             list[Tensor]: (N, H*W, 4) per level, without gradient.
         """
         return [
-            decode_shapes(squares, self.shape_std * flatten_hw(guide.shape).detach())
-            for squares, guide in zip(self._squares(guides), guides, strict=True)
+            decode_shapes(squares, self.shape_std * flatten_hw(prediction.shape).detach())
+            for squares, prediction in zip(self.squares(predictions), predictions, strict=True)
         ]
 
     def predict_at_kept_locations(
-        self, head: GuidedHead, guides: list[AnchorPrediction]
+        self,
+        head: GuidedHead,
+        predictions: list[AnchorPrediction],
+        sparse_share: float = SPARSE_SHARE,
     ) -> list[list[tuple[Tensor, ...]]]:
         """Anchors, and what the head predicts for them, where the location probability is high
         enough. Every image has its own.
+
+        Args:
+            head (GuidedHead): has made the predictions.
+            predictions (list[AnchorPrediction]): one per level.
+            sparse_share (float): a level whose share of kept locations is below this is computed at
+                these only.
 
         Returns:
             list[list[tuple[Tensor, ...]]]: for each image and level the anchors (Ri, 4) and
             the predictions of the head for them, (Ri, ...) each. Ri may be 0.
         """
         levels = []
-        for squares, guide in zip(self._squares(guides), guides, strict=True):
-            wanted = guide.location.sigmoid() >= self.location_thresh
-            locations = wanted.flatten().nonzero()[:, 0]
-            shape = rows_at(guide.shape, locations)
+        for squares, prediction in zip(self.squares(predictions), predictions, strict=True):
+            keep = prediction.location.sigmoid() >= self.location_thresh
+            locations = keep.flatten().nonzero()[:, 0]
+            shape = rows_at(prediction.shape, locations)
             anchors = decode_shapes(squares[locations % len(squares)], self.shape_std * shape)
-            if len(locations) < SPARSE_SHARE * wanted.numel():
-                predictions = head.predict_at(guide, locations)
+            if len(locations) < sparse_share * keep.numel():
+                outputs = head.predict_at(prediction, locations)
             else:
-                predictions = [x.flatten(0, 1)[locations] for x in head.predict(guide)]
-            counts = wanted.flatten(1).sum(dim=1).tolist()
-            rows = (anchors, *predictions)
+                outputs = [x.flatten(0, 1)[locations] for x in head.predict(prediction)]
+            counts = keep.flatten(1).sum(dim=1).tolist()
+            rows = (anchors, *outputs)
             levels.append(zip(*(x.split(counts) for x in rows), strict=True))
         return [list(image) for image in zip(*levels, strict=True)]
 
     def losses(
-        self, guides: list[AnchorPrediction], gt_instances: list[Instances], valid: Tensor
+        self, predictions: list[AnchorPrediction], gt_instances: list[Instances], valid: Tensor
     ) -> dict[str, Tensor]:
         """
         Args:
-            guides (list[AnchorPrediction]): one per level.
+            predictions (list[AnchorPrediction]): one per level.
             gt_instances (list[Instances]): N of them, with "gt_boxes".
             valid (Tensor): (N, R) bool, which locations may learn a shape.
 
@@ -182,16 +196,16 @@ class GuidedAnchoring(nn.Module):
         """
         gt_boxes = [x.gt_boxes.tensor for x in gt_instances]
         return {
-            "loss_anchor_location": self._location_loss(guides, gt_boxes),
-            "loss_anchor_shape": self._shape_loss(guides, gt_boxes, valid),
+            "loss_anchor_location": self._location_loss(predictions, gt_boxes),
+            "loss_anchor_shape": self._shape_loss(predictions, gt_boxes, valid),
         }
 
-    def _location_loss(self, guides, gt_boxes):
-        logits = torch.cat([flatten_hw(guide.location) for guide in guides], dim=1)[..., 0]
+    def _location_loss(self, predictions, gt_boxes):
+        logits = torch.cat([flatten_hw(x.location) for x in predictions], dim=1)[..., 0]
         targets, weights = (
             torch.stack(x).to(logits.device)
             for x in zip(
-                *(self._location_targets(boxes, guides) for boxes in gt_boxes), strict=True
+                *(self._location_targets(boxes, predictions) for boxes in gt_boxes), strict=True
             )
         )
         kept = (logits.detach().sigmoid() >= self.location_thresh).float().mean().item()
@@ -207,11 +221,11 @@ class GuidedAnchoring(nn.Module):
         normalizer = loss_normalizer(logits.numel() / LOCATIONS_PER_COUNT, logits.device)
         return self.location_loss_weight * loss / normalizer
 
-    def _location_targets(self, gt_boxes, guides):
+    def _location_targets(self, gt_boxes, predictions):
         generator = self.square_generator
         return location_targets(
             gt_boxes,
-            [tuple(guide.location.shape[2:]) for guide in guides],
+            [tuple(prediction.location.shape[2:]) for prediction in predictions],
             generator.strides,
             generator.sides,
             generator.offset,
@@ -219,34 +233,137 @@ class GuidedAnchoring(nn.Module):
             self.ignore_ratio,
         )
 
-    def _shape_loss(self, guides, gt_boxes, valid):
-        samples = self._samples(guides)
-        squares = torch.cat(self._squares(guides))
-        shapes = torch.cat([flatten_hw(guide.shape) for guide in guides], dim=1)
-        anchors, targets, drawn = [], [], []
+    def _shape_loss(self, predictions, gt_boxes, valid):
+        samples = self.samples(predictions)
+        squares = torch.cat(self.squares(predictions))
+        shapes = torch.cat([flatten_hw(prediction.shape) for prediction in predictions], dim=1)
+        anchors, targets, sampled = [], [], []
         for shapes_i, boxes, valid_i in zip(shapes, gt_boxes, valid, strict=True):
             match = match_valid(self.shape_matcher, boxes, samples, valid_i)
             positive, negative = subsample_labels(
                 match.labels, self.shape_batch_size_per_image, self.shape_positive_fraction, 0
             )
             anchors.append(decode_shapes(squares[positive], self.shape_std * shapes_i[positive]))
-            targets.append(boxes[match.objects[positive]])
-            drawn.append((len(positive), len(negative)))
+            targets.append(boxes[match.matched_idxs[positive]])
+            sampled.append((len(positive), len(negative)))
         storage = get_event_storage()
-        for name, counts in zip(("pos", "neg"), zip(*drawn, strict=True), strict=True):
+        for name, counts in zip(("pos", "neg"), zip(*sampled, strict=True), strict=True):
             storage.put_scalar(f"guided_anchor/num_{name}_shapes", sum(counts) / len(counts))
         # Negatives have no loss, yet the published code counts them.
-        count = sum(max(x, 1) for counts in drawn for x in counts)
+        count = sum(max(x, 1) for counts in sampled for x in counts)
         loss = bounded_iou_loss(torch.cat(anchors), torch.cat(targets), self.shape_loss_beta)
         return self.shape_loss_weight * loss / loss_normalizer(count, loss.device)
 
-    def _squares(self, guides):
-        """(H*W, 4) per level."""
-        boxes = self.square_generator([guide.location for guide in guides])
+    def squares(self, predictions):
+        """The squares that anchors start from, (H*W, 4) per level."""
+        boxes = self.square_generator([prediction.location for prediction in predictions])
         return [level.tensor for level in boxes]
 
-    def _samples(self, guides):
-        """(R, A, 4)."""
-        levels = self.sample_generator([guide.location for guide in guides])
+    def samples(self, predictions):
+        """The shape samples of all locations, (R, A, 4)."""
+        levels = self.sample_generator([prediction.location for prediction in predictions])
         samples = self.sample_generator.num_anchors[0]
         return torch.cat([level.tensor.view(-1, samples, 4) for level in levels])
+
+
+class GivenLocations(nn.Module):
+    """Takes the place of a location branch. The branch is computed too, for its time."""
+
+    def __init__(self, branch: nn.Module, mask: Callable[[tuple[int, int]], Tensor]):
+        """
+        Args:
+            branch (nn.Module): the location branch.
+            mask (callable): takes the size (H, W) of a map and returns (H, W) bool.
+        """
+        super().__init__()
+        self.branch = branch
+        self.mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) features to (N, 1, H, W) logits of probabilities close to 0 and 1."""
+        logits = self.branch(x)
+        return (20.0 * self.mask(tuple(x.shape[2:])).to(x.device) - 10).expand_as(logits)
+
+
+class GuidedAnchorStrategy(PredictedAnchorStrategy):
+    """One anchor of predicted shape at each location that is likely an object's centre."""
+
+    predicts_locations = True
+    consequence = "no location learns their shape"
+
+    def _level_anchors(self, features, predictions, image_size):
+        anchoring = self.owner.guided_anchoring
+        threshold, generator = anchoring.location_thresh, anchoring.square_generator
+        (levels,) = anchoring.predict_at_kept_locations(self.head, predictions)
+        result = []
+        for name, (anchors, logits, _), prediction, stride in zip(
+            self.in_features, levels, predictions, generator.strides, strict=True
+        ):
+            probability = prediction.location[0, 0].sigmoid()
+            height, width = self._valid_cells(stride, generator.offset, image_size)
+            valid = probability[:height, :width]
+            result.append(
+                LevelAnchors(
+                    level=name,
+                    boxes=anchors,
+                    scores=logits.amax(dim=1).sigmoid(),
+                    num_locations=probability.numel(),
+                    num_kept=len(anchors),
+                    location_scores=probability[probability >= threshold],
+                    location_map=LocationMap(name, valid, threshold, stride, generator.offset),
+                )
+            )
+        return result
+
+    def _assignments(self, features, predictions, image_size, objects):
+        anchoring = self.owner.guided_anchoring
+        anchors = torch.cat(anchoring.anchors(predictions), dim=1)[0]
+        (valid,) = anchoring.square_generator.valid_mask(features, [image_size])
+        boxes = objects.gt_boxes.tensor
+        match = match_valid(anchoring.shape_matcher, boxes, anchoring.samples(predictions), valid)
+        return [
+            self._matched("shape, by IoU of the shape samples", anchors, match, objects),
+            self._class_and_box_assignment(anchors, valid, objects),
+        ]
+
+    def coverage(self, boxes, image_sizes, generator=None):
+        """The locations of an object are learned on the level of its size; shapes are learned where
+        a shape sample, on any level, has a high enough IoU with it."""
+        anchoring = self.owner.guided_anchoring
+        sides = anchoring.square_generator.sides if generator is None else smallest_sizes(generator)
+        matcher = anchoring.shape_matcher
+        threshold = min(matcher.min_iou, matcher.thresholds[-1])
+        iou, centered_iou = best_preset_iou(boxes, image_sizes, generator or self.generator)
+        best = iou.amax(dim=1)
+        levels = torch.arange(len(sides), device=boxes.device)
+        return Coverage(
+            iou=best,
+            centered_iou=centered_iou,
+            levels=object_levels(boxes, sides)[:, None] == levels,
+            reached=best >= threshold,
+            threshold=threshold,
+        )
+
+    def _head_parts(self):
+        return [
+            Part("head: anchor prediction", self.head, "forward"),
+            Part("head: class and box", self.head, "predict"),
+            Part("head: class and box", self.owner.guided_anchoring, "predict_at_kept_locations"),
+        ]
+
+    @contextmanager
+    def kept_locations(self, mask):
+        branch = self.head.conv_loc
+        self.head.conv_loc = GivenLocations(branch, mask)
+        try:
+            yield
+        finally:
+            self.head.conv_loc = branch
+
+    @torch.no_grad()
+    def predict_at_kept_locations(self, predictions, *, sparse):
+        share = 2.0 if sparse else 0.0  # a level's share is at most 1
+        (levels,) = self.owner.guided_anchoring.predict_at_kept_locations(
+            self.head, predictions, share
+        )
+        return levels

@@ -1,10 +1,11 @@
-"""From predictions to anchors, and what their shapes should have been.
+"""Dynamic Anchor's anchor strategy: one predicted anchor per location, and what its shape learns.
 
 Shape shorthand in this module:
 
     N: number of images
     H, W: height and width of a feature level
     R: number of locations of one image, over all levels
+    M: number of objects
     n: number of locations of all images that learn a shape
 """
 
@@ -23,25 +24,45 @@ from anchor_heads.anchor_generation import (
     decode_shapes,
     shape_scale,
 )
+from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
+from anchor_heads.anchor_generation.preset_coverage import num_cells, smallest_sizes
+from anchor_heads.anchor_generation.strategy import Assignment, Coverage, LevelAnchors
 from anchor_heads.modeling.distributed import loss_normalizer
 
 from .head import Prediction
 from .losses import shape_loss
-from .targets import ShapeTargets, objects_by_center, shape_targets
+from .targets import ShapeTargets, locations_by_center, objects_by_center, shape_targets
 
 # Below the centerness of any single location, so that sums of it are divided by themselves.
 LEAST_CENTERNESS = 1e-6
 
 
-class ShapeLearners(NamedTuple):
+class ShapeAssignment(NamedTuple):
     """The locations that learn a shape."""
 
     mask: Tensor
     """(N, R) bool, n of them True."""
+    matched_idxs: Tensor
+    """(n,) int64, the object of its image that each learns."""
+    centers: Tensor
+    """(n, 2) in pixels."""
     half_sides: Tensor
     """(n, 2) half the width and height of the square at each, in pixels."""
     targets: ShapeTargets
     """What they should predict."""
+
+
+def level_distances(sides: list[float]) -> list[tuple[float, float]]:
+    """How far the furthest side of a level's objects is from the location, at least and at most.
+
+    A level is for the distances between half the side of the squares of the level before it and
+    half the side of its own.
+
+    Args:
+        sides (list[float]): sides of the squares of each level in pixels, ascending.
+    """
+    borders = [side / 2 for side in sides[:-1]]
+    return list(zip([-math.inf, *borders], [*borders, math.inf], strict=True))
 
 
 class DynamicAnchoring(nn.Module):
@@ -104,9 +125,9 @@ class DynamicAnchoring(nn.Module):
         ]
 
     @torch.no_grad()
-    def shape_learners(
+    def shape_assignment(
         self, features: list[Tensor], gt_instances: list[Instances]
-    ) -> ShapeLearners:
+    ) -> ShapeAssignment:
         """Which locations learn a shape, and which one.
 
         Args:
@@ -114,25 +135,27 @@ class DynamicAnchoring(nn.Module):
             gt_instances (list[Instances]): N of them, with "gt_boxes".
         """
         squares = torch.cat([level.tensor for level in self.square_generator(features)])
-        masks, chosen, boxes = [], [], []
+        masks, matched_idxs, chosen, boxes = [], [], [], []
         for gt in gt_instances:
             objects = self._objects(gt.gt_boxes.tensor, features)
             masks.append(objects >= 0)
+            matched_idxs.append(objects[masks[-1]])
             chosen.append(squares[masks[-1]])
-            boxes.append(gt.gt_boxes.tensor[objects[masks[-1]]])
+            boxes.append(gt.gt_boxes.tensor[matched_idxs[-1]])
         upper_left, lower_right = torch.cat(chosen).split(2, dim=1)
-        return ShapeLearners(
+        centers = (upper_left + lower_right) / 2
+        return ShapeAssignment(
             torch.stack(masks),
+            torch.cat(matched_idxs),
+            centers,
             (lower_right - upper_left) / 2,
-            shape_targets((upper_left + lower_right) / 2, torch.cat(boxes)),
+            shape_targets(centers, torch.cat(boxes)),
         )
 
     def _objects(self, gt_boxes, features):
-        """The object of each location of an image, (R,). A level is for the distances between half
-        the side of the squares of the level before it and half the side of its own."""
+        """The object of each location of an image, (R,)."""
         generator = self.square_generator
-        borders = [side / 2 for side in generator.sides[:-1]]
-        distances = zip([-math.inf, *borders], [*borders, math.inf], strict=True)
+        distances = level_distances(generator.sides)
         return torch.cat(
             [
                 objects_by_center(
@@ -147,23 +170,89 @@ class DynamicAnchoring(nn.Module):
             ]
         )
 
-    def loss(self, predictions: list[Prediction], learners: ShapeLearners) -> Tensor:
+    def loss(self, predictions: list[Prediction], assignment: ShapeAssignment) -> Tensor:
         """The loss of the shapes, weighted by centerness.
 
         Args:
             predictions (list[Prediction]): one per level.
-            learners (ShapeLearners): see :meth:`shape_learners`.
+            assignment (ShapeAssignment): see :meth:`shape_assignment`.
 
         Returns:
             Tensor: scalar.
         """
-        mask, half_sides, targets = learners
+        mask, targets = assignment.mask, assignment.targets
         counts = mask.sum(dim=1).float()
         get_event_storage().put_scalar("dynamic_anchor/num_shapes", counts.mean().item())
         shapes = torch.cat([prediction.shape for prediction in predictions], dim=1)[mask]
         # In units of the squares: the IoU is the same, and there is less to lose in float32.
-        loss = shape_loss(shape_scale(shapes), targets.half_sizes / half_sides)
+        loss = shape_loss(shape_scale(shapes), targets.half_sizes / assignment.half_sides)
         loss = loss * targets.centerness
         total = targets.centerness.sum().item()
         normalizer = loss_normalizer(total, loss.device, least=LEAST_CENTERNESS)
         return self.shape_loss_weight * loss.sum() / normalizer
+
+
+class DynamicAnchorStrategy(PredictedAnchorStrategy):
+    """One anchor of predicted shape at every location."""
+
+    consequence = "nothing learns their shape"
+
+    def _level_anchors(self, features, predictions, image_size):
+        levels = []
+        anchors = self.owner.dynamic_anchoring.anchors(features, predictions)
+        for name, boxes, prediction in zip(self.in_features, anchors, predictions, strict=True):
+            scores = prediction.logits.sigmoid()
+            if prediction.quality is not None:
+                scores = scores * prediction.quality.sigmoid()
+            num_locations = boxes.shape[1]
+            scores = scores[0].amax(dim=1)
+            levels.append(LevelAnchors(name, boxes[0], scores, num_locations, num_locations))
+        return levels
+
+    def _assignments(self, features, predictions, image_size, objects):
+        anchoring = self.owner.dynamic_anchoring
+        anchors = torch.cat(anchoring.anchors(features, predictions), dim=1)[0]
+        (valid,) = anchoring.square_generator.valid_mask(features, [image_size])
+        shapes = anchoring.shape_assignment(features, [objects])
+        targets = shapes.targets
+        centers, half_sizes = shapes.centers, targets.half_sizes
+        return [
+            Assignment(
+                rule="shape, by centre and size",
+                boxes=torch.cat([centers - half_sizes, centers + half_sizes], dim=1),
+                matched_idxs=shapes.matched_idxs,
+                scores=targets.centerness,
+                score_name="centerness",
+                num_anchors=len(anchors),
+            ),
+            self._class_and_box_assignment(anchors, valid, objects),
+        ]
+
+    def coverage(self, boxes, image_sizes, generator=None):
+        """A level learns an object if one of its locations is inside it, near its centre, and at a
+        distance from its furthest side that the level is there for. The shape may be any."""
+        anchoring = self.owner.dynamic_anchoring
+        squares = anchoring.square_generator
+        sides = squares.sides if generator is None else smallest_sizes(generator)
+        generator = generator or squares
+        iou = boxes.new_zeros(len(boxes), len(sides))
+        levels = zip(generator.strides, level_distances(sides), strict=True)
+        for i, (stride, distances) in enumerate(levels):
+            rows, columns = num_cells(image_sizes, stride).unbind(1)
+            radius = anchoring.center_radius * stride
+            learns, index = locations_by_center(
+                boxes, (rows, columns), stride, generator.offset, radius, distances
+            )
+            objects = learns.nonzero()[:, 0]
+            index, columns = index[learns], columns[objects]
+            cells = torch.stack([index % columns, index // columns], dim=1)
+            points = (cells + generator.offset) * stride
+            quality = shape_targets(points, boxes[objects]).quality
+            iou[:, i].scatter_reduce_(0, objects, quality, "amax")
+        return Coverage(
+            iou=iou.amax(dim=1),
+            centered_iou=torch.ones_like(iou[:, 0]),
+            levels=iou > 0,
+            reached=(iou > 0).any(dim=1),
+            threshold=0.0,
+        )

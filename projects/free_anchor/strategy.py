@@ -1,4 +1,4 @@
-"""FreeAnchor's loss: what :mod:`targets` asks for, judged by :mod:`losses`, over a batch.
+"""FreeAnchor's anchor strategy: every object learns from a bag of anchors, by their likelihood.
 
 Shape shorthand in this module:
 
@@ -13,14 +13,22 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.structures import Boxes
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
 
+from anchor_heads.anchor_generation.dense_anchors import DenseAnchorStrategy
+from anchor_heads.anchor_generation.strategy import Assignment
 from anchor_heads.modeling.distributed import loss_normalizer
 
 from .losses import negative_loss, positive_bag_loss
 from .targets import anchor_bags, localization_probability
+
+# FreeAnchor has no IoU threshold. An object that no anchor overlaps as much as the first has poor
+# candidates only; a level whose anchors overlap it as much as the second offers good ones.
+POOR_CANDIDATE_IOU = 0.4
+GOOD_CANDIDATE_IOU = 0.5
 
 
 class FreeAnchorLoss(nn.Module):
@@ -164,3 +172,41 @@ class FreeAnchorLoss(nn.Module):
             index.append(where + i * logits[i].numel())
             probability.append(value)
         return torch.cat(index), torch.cat(probability)
+
+
+class FreeAnchorStrategy(DenseAnchorStrategy):
+    """Dense anchors, of which each object has a bag of candidates."""
+
+    candidates_key = "MODEL.FREE_ANCHOR.BAG_SIZE"
+    consequence = "their bags hold poor candidates only"
+
+    @property
+    def candidates_per_object(self):
+        return self.owner.free_anchor_loss.bag_size
+
+    def _assignments(self, features, predictions, image_size, objects):
+        """The anchors of each object's bag, those of the first object first."""
+        boxes = Boxes.cat(self.generator(features)).tensor
+        classes = objects.gt_classes
+        logits, deltas = self._dense_predictions(predictions)
+        bags, log_matches = self.owner.free_anchor_loss.log_matches(
+            boxes,
+            torch.cat(logits, dim=1).float(),
+            torch.cat(deltas, dim=1).float(),
+            [objects.gt_boxes.tensor],
+            [classes if self.one_stage else torch.zeros_like(classes)],  # "object"
+        )
+        matched_idxs = torch.arange(len(bags), device=bags.device)
+        return [
+            Assignment(
+                rule=f"class and box, by likelihood in bags of {bags.shape[1]}",
+                boxes=boxes[bags.flatten()],
+                matched_idxs=matched_idxs.repeat_interleave(bags.shape[1]),
+                scores=log_matches.flatten().exp(),
+                score_name="likelihood",
+                num_anchors=len(boxes),
+            )
+        ]
+
+    def _iou_thresholds(self):
+        return POOR_CANDIDATE_IOU, GOOD_CANDIDATE_IOU

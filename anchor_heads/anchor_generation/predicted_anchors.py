@@ -1,0 +1,49 @@
+"""What the anchor strategies of methods that predict their anchors have in common."""
+
+from detectron2.structures import Boxes, Instances
+from detectron2.structures.boxes import matched_pairwise_iou
+from torch import Tensor
+
+from anchor_heads.modeling.matching import Match, match_valid
+
+from .strategy import AnchorStrategy, Assignment
+
+
+class PredictedAnchorStrategy(AnchorStrategy):
+    """One anchor of predicted shape per location, so that each image has its own.
+
+    Shape shorthand:
+
+        R: number of anchors of one image, over all levels
+    """
+
+    def losses(self, images, features, predictions, gt_instances):
+        result = super().losses(images, features, predictions, gt_instances)
+        return result if self.one_stage else result[1]  # without proposals
+
+    def _class_and_box_assignment(
+        self, anchors: Tensor, valid: Tensor, objects: Instances
+    ) -> Assignment:
+        """The anchors that learn class and box.
+
+        Args:
+            anchors (Tensor): (R, 4).
+            valid (Tensor): (R,) bool, the anchors that may learn.
+            objects (Instances): with "gt_boxes".
+        """
+        usable = valid & Boxes(anchors).nonempty()
+        match = match_valid(self.owner.anchor_matcher, objects.gt_boxes.tensor, anchors, usable)
+        return self._matched("class and box, by IoU", anchors, match, objects)
+
+    def _matched(self, rule: str, anchors: Tensor, match: Match, objects: Instances) -> Assignment:
+        """The anchors (R, 4) that are positive in a match, with their IoU."""
+        chosen = (match.labels == 1).nonzero()[:, 0]
+        boxes, matched_idxs = anchors[chosen], match.matched_idxs[chosen]
+        return Assignment(
+            rule=rule,
+            boxes=boxes,
+            matched_idxs=matched_idxs,
+            scores=matched_pairwise_iou(Boxes(boxes), objects.gt_boxes[matched_idxs]),
+            score_name="IoU",
+            num_anchors=len(anchors),
+        )
