@@ -44,7 +44,7 @@ def test_given_locations_pass_and_leave(tmp_path):
             assert probability.shape == (2, 1, *size)
             expected = blobs(size, 0.1).float().expand(2, 1, -1, -1)
             assert torch.allclose(probability, expected, atol=1e-4)
-        assert set(locations.maps) == {(20, 30), (10, 15)}
+        assert set(locations) == {(20, 30), (10, 15)}
     assert model.head.conv_loc is branch
     with pytest.raises(RuntimeError, match="stop"), given_locations(model, 0.1):
         raise RuntimeError("stop")
@@ -55,7 +55,7 @@ def test_models_keep_their_own_locations_where_none_are_given(tmp_path):
     cfg = tiny_config(tmp_path / "guided", "GuidedAnchorRetinaNet")
     model = build_timed_model(cfg, make_image(64, 96))
     with given_locations(model, None) as locations:
-        assert locations is None and isinstance(model.head.conv_loc, nn.Conv2d)
+        assert locations == {} and isinstance(model.head.conv_loc, nn.Conv2d)
     plain = build_timed_model(tiny_config(tmp_path / "plain", "RetinaNet"), make_image(64, 96))
     with given_locations(plain, 0.1) as locations:
-        assert locations is None
+        assert locations == {}
