@@ -49,6 +49,7 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # without setup()
             setup_logger()
         check_datasets(cfg)
+        self.check_evaluators(cfg)
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -155,6 +156,12 @@ class Trainer(DefaultTrainer):
         return results if len(results) != 1 else next(iter(results.values()))
 
     @classmethod
+    def check_evaluators(cls, cfg: CfgNode) -> None:
+        """Raise at once what building the evaluators would raise after the training."""
+        for name in cfg.DATASETS.TEST:
+            cls.build_evaluator(cfg, name)
+
+    @classmethod
     def check_test_more(cls, cfg: CfgNode, model: nn.Module) -> None:
         """Raise at once what :meth:`run_extra_evaluations` would raise after the training.
 
@@ -181,6 +188,7 @@ class Trainer(DefaultTrainer):
             dict: task -> metric -> number; with several test sets, one such dict for each.
         """
         check_datasets(cfg, train=False)
+        cls.check_evaluators(cfg)
         model = cls.build_model(cfg)
         cls.check_test_more(cfg, model)
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)

@@ -6,12 +6,14 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from anchor_heads.data.coco_format import CocoFormatDataset
+from anchor_heads.data.coco_format import CocoFormatDataset, check_name
 from anchor_heads.evaluation.coco import OfficialCOCOEvaluator
 from anchor_heads.evaluation.painted_images import PaintedImagesEvaluator
 
 # Others, such as LVIS with its partial annotations, need their own rules.
 _EVALUATED_AS_COCO = {"coco", "coco_panoptic_seg", "pascal_voc"}
+# Detections of an image that count in all published tables.
+COCO_MAX_DETECTIONS = 100
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -21,14 +23,19 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     written there with its detections painted in. When there are several test sets, each has a
     folder of its own in both.
 
+    As many detections of an image count as the model may make of it, at least COCO's 100. Whatever
+    the evaluation of the model's masks and keypoints would fail at is refused here.
+
     Args:
         cfg (CfgNode): the config of the run.
         dataset_name (str): a registered data set. Those of DATASETS.COCO_FORMAT are evaluated on
             their cleaned annotations, all others as Detectron2's COCOEvaluator does it.
 
     Raises:
-        ValueError: if the data set is of a kind that COCO's rules are wrong for.
+        ValueError: if the data set is of a kind that COCO's rules are wrong for, lacks the masks or
+            keypoints that the model predicts, or its name would lead out of OUTPUT_DIR.
     """
+    check_name(dataset_name)
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
     if evaluator_type not in _EVALUATED_AS_COCO:
         raise ValueError(
@@ -37,14 +44,18 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             "Detectron2's own evaluator for it."
         )
     output_dir = os.path.join(cfg.OUTPUT_DIR, "inference")
-    evaluators = [
-        OfficialCOCOEvaluator(
-            dataset_name,
-            output_dir=_folder_of(cfg, output_dir, dataset_name),
-            ground_truth=_cleaned_ground_truth(dataset_name),
-            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-        )
-    ]
+    coco_evaluator = OfficialCOCOEvaluator(
+        dataset_name,
+        output_dir=_folder_of(cfg, output_dir, dataset_name),
+        ground_truth=_cleaned_ground_truth(dataset_name),
+        max_dets_per_image=max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE),
+        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+    )
+    if cfg.MODEL.MASK_ON:
+        coco_evaluator.check_masks()
+    if cfg.MODEL.KEYPOINT_ON:
+        coco_evaluator.check_keypoints(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
+    evaluators = [coco_evaluator]
     if cfg.TEST.SHOW_DIR:
         show_dir = _folder_of(cfg, cfg.TEST.SHOW_DIR, dataset_name)
         evaluators.append(PaintedImagesEvaluator(dataset_name, show_dir))

@@ -11,7 +11,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from pycocotools.cocoeval import COCOeval, Params
 
 from anchor_heads.evaluation.proposal_recall import proposal_recall, recall_table
 
@@ -19,7 +19,7 @@ from anchor_heads.evaluation.proposal_recall import proposal_recall, recall_tabl
 class OfficialCOCOEvaluator(COCOEvaluator):
     """Detectron2's COCOEvaluator with the numbers of the official pycocotools.
 
-    It differs from its base class in three points:
+    It differs from its base class in these points:
 
     * ground truth may be given as a dict, so that cleaned annotations can be used;
     * a model without a single detection has AP 0 (NaN in the base class);
@@ -37,6 +37,7 @@ class OfficialCOCOEvaluator(COCOEvaluator):
                 data set's own file. Without "annotations" in it, results are only written.
             kwargs: see COCOEvaluator.
         """
+        self._dataset_name = dataset_name
         with _data_set_with(ground_truth, dataset_name) as name:
             super().__init__(
                 name,
@@ -45,6 +46,53 @@ class OfficialCOCOEvaluator(COCOEvaluator):
                 # A stale conversion of the data set would be worse than a slow start.
                 allow_cached_coco=False,
                 **kwargs,
+            )
+
+    def check_masks(self) -> None:
+        """Check that masks can be evaluated.
+
+        Raises:
+            ValueError: if an annotation has none; pycocotools would fail after all predictions.
+        """
+        self._check_field("segmentation", "MODEL.MASK_ON", "masks")
+
+    def check_keypoints(self, num_keypoints: int) -> None:
+        """Check that keypoints can be evaluated.
+
+        Args:
+            num_keypoints (int): that the model predicts of each object.
+
+        Raises:
+            ValueError: if an annotation has none or another number of them, or if there are not as
+                many sigmas.
+        """
+        self._check_field("keypoints", "MODEL.KEYPOINT_ON", "keypoints")
+        annotations = self._coco_api.dataset.get("annotations", ())
+        annotated = {len(annotation["keypoints"]) // 3 for annotation in annotations}
+        if not annotated:
+            return
+        if annotated != {num_keypoints}:
+            raise ValueError(
+                f"data set '{self._dataset_name}': objects have {sorted(annotated)} keypoints, and "
+                f"the model predicts {num_keypoints} (MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)"
+            )
+        num_sigmas = len(self._kpt_oks_sigmas or Params("keypoints").kpt_oks_sigmas)
+        if num_sigmas != num_keypoints:
+            raise ValueError(
+                f"The model predicts {num_keypoints} keypoints, and there are {num_sigmas} sigmas: "
+                "write one for each in TEST.KEYPOINT_OKS_SIGMAS (how far annotators are apart, as "
+                "a share of the object's size; COCO's go from 0.025 for eyes to 0.107 for hips)"
+            )
+
+    def _check_field(self, field, key, what):
+        annotations = self._coco_api.dataset.get("annotations", ())
+        without = [annotation for annotation in annotations if not annotation.get(field)]
+        if without:
+            raise ValueError(
+                f"data set '{self._dataset_name}': {len(without)} of {len(annotations)} "
+                f"annotations have no '{field}', first: annotation {without[0]['id']} of image "
+                f"{without[0]['image_id']}, so the {what} of a model with {key} True cannot be "
+                f"evaluated: complete the file, leave it out of DATASETS.TEST, or set {key} False"
             )
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):

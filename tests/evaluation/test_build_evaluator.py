@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 
 import cv2
@@ -195,3 +196,74 @@ def test_data_sets_with_rules_of_their_own_are_refused(folder):
     MetadataCatalog.get("own").evaluator_type = "lvis"
     with pytest.raises(ValueError, match="own is to be evaluated by the rules of 'lvis'"):
         build_evaluator(cfg, "own")
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize("limit, ap", [(100, 100 * 67 / 101), (150, 100), (500, 100)])
+def test_as_many_detections_count_as_the_model_may_make(folder, limit, ap):
+    """100 of 150 objects found are the recall points 0 to 0.66 of the 101 up to 1."""
+    boxes = [[4 * i, 4 * j, 3, 3] for i in range(25) for j in range(10)][: max(limit, 150)]
+    cfg = config(folder, write_json(folder, [(1, 7, box) for box in boxes]), "own")
+    cfg.TEST.DETECTIONS_PER_IMAGE = limit
+    corners = [[x, y, x + 3, y + 3] for x, y, _, _ in boxes]
+    found = detections(corners, [1] * len(boxes), np.linspace(1, 0.5, len(boxes)).tolist())
+    outputs = {1: {"instances": found}, 2: {"instances": detections([], [])}}
+    result = evaluate(build_evaluator(cfg, "own"), "own", outputs)["bbox"]
+    assert result["AP"] == pytest.approx(ap, abs=1e-3)
+    assert result["AP-class_7"] == pytest.approx(ap, abs=1e-3)
+
+
+def write_fields(folder, *fields):
+    json_file = write_json(folder, OBJECTS[: len(fields)])
+    content = json.loads((folder / "annotations.json").read_text())
+    for annotation, added in zip(content["annotations"], fields, strict=True):
+        annotation.update(added)
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return json_file
+
+
+@pytest.mark.usefixtures("forget")
+def test_masks_that_cannot_be_evaluated_are_refused_at_once(folder):
+    mask = {"segmentation": [[10, 10, 50, 10, 50, 50]]}
+    cfg = config(folder, write_fields(folder, mask, {"segmentation": []}), "own")
+    build_evaluator(cfg, "own")
+    cfg.MODEL.MASK_ON = True
+    message = "'own': 1 of 2 annotations have no 'segmentation', first: annotation 2 of image 2"
+    with pytest.raises(ValueError, match=message):
+        build_evaluator(cfg, "own")
+    write_json(folder, annotations=None)
+    build_evaluator(cfg, "own")
+
+
+@pytest.mark.usefixtures("forget")
+def test_keypoints_that_cannot_be_evaluated_are_refused_at_once(folder):
+    points = {"keypoints": [12, 12, 2, 20, 20, 1]}
+    cfg = config(folder, write_fields(folder, points, {}), "own")  # the second's are not labelled
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(ValueError, match=r"'own': objects have \[2\] keypoints, and the"):
+        build_evaluator(cfg, "own")
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 2
+    with pytest.raises(ValueError, match="2 keypoints, and there are 17 sigmas: write one"):
+        build_evaluator(cfg, "own")
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05, 0.05]
+    found = detections([[10, 10, 50, 50]], [1])
+    found.pred_keypoints = torch.tensor([[[12.5, 12.5, 1], [20.5, 20.5, 1]]])
+    outputs = {1: {"instances": found}, 2: {"instances": detections([], [])}}
+    result = evaluate(build_evaluator(cfg, "own"), "own", outputs)
+    assert result["keypoints"]["AP"] == pytest.approx(100)
+
+    write_fields(folder, {}, {})
+    os.utime(folder / "annotations.json", ns=(0, 0))
+    with pytest.raises(ValueError, match="'own': 2 of 2 annotations have no 'keypoints'"):
+        build_evaluator(cfg, "own")
+
+
+@pytest.mark.usefixtures("forget")
+def test_results_stay_in_the_output_folder(folder):
+    cfg = config(folder, write_json(folder, OBJECTS))
+    for name in ("../../../escaped", "/tmp/escaped", "a\\b", ".."):
+        DatasetCatalog.register(name, list)
+        with pytest.raises(ValueError, match="the name of a data set is part of file names"):
+            build_evaluator(cfg, name)
+        with pytest.raises(ValueError, match="the name of a data set is part of file names"):
+            config(folder, "a.json", name)

@@ -5,7 +5,18 @@ import math
 
 import numpy as np
 
-from anchor_heads.analysis.diagnosis.finding import ERROR, Case, Finding, Suggestion, by_share
+from anchor_heads.analysis.diagnosis.finding import (
+    ERROR,
+    LEAST_SHARE,
+    NOTE,
+    WARNING,
+    WARNING_SHARE,
+    Case,
+    Finding,
+    Suggestion,
+    by_share,
+)
+from anchor_heads.data.coco_json import CLIPPED, CONVERTED, DROPPED
 
 # A class with fewer boxes is hardly learned.
 FEW_BOXES = 10
@@ -28,6 +39,35 @@ def number_of_classes(case: Case) -> Finding | None:
         {"model": model, "data": data},
         Suggestion({f"MODEL.{node}.NUM_CLASSES": data}),
     )
+
+
+def box_format(case: Case) -> Finding | None:
+    """Boxes that seem to be written in another format than COCO's."""
+    found = [cleaning for cleaning in case.data.cleaning if cleaning.box_format]
+    if not found:
+        return None
+    spoilt = [x for cleaning in found for x in cleaning.changes if "boxes" in x.what]
+    counts = "; ".join(f"{change.count} of {change.total} {change.what}" for change in spoilt)
+    so_far = f" ({counts})" if counts else ""
+    return Finding(
+        ERROR,
+        f"Boxes of the annotation file look like {found[0].box_format}, and were read as (x, y, "
+        f"width, height) in pixels: the model learns wrong boxes{so_far}.",
+        {"count": sum(change.count for change in spoilt)},
+        Suggestion({"DATASETS.COCO_FORMAT": None}, "Convert the boxes of the annotation file."),
+    )
+
+
+def spoilt_boxes(case: Case) -> Finding | None:
+    """Boxes that were clipped, and annotations that were dropped, when the file was read."""
+    what = "Parts of the annotation file cannot be used as they are"
+    return _cleaned(case, (CLIPPED, DROPPED), LEAST_SHARE, what)
+
+
+def converted_fields(case: Case) -> Finding | None:
+    """Fields of another type than COCO's."""
+    what = "Fields of the annotation file are of other types than COCO's"
+    return _cleaned(case, (CONVERTED,), 0, what)
 
 
 def absent_classes(case: Case) -> Finding | None:
@@ -96,6 +136,9 @@ def positives_limit(case: Case) -> Finding | None:
 
 DATA_FINDINGS = (
     number_of_classes,
+    box_format,
+    spoilt_boxes,
+    converted_fields,
     absent_classes,
     rare_classes,
     images_without_objects,
@@ -103,6 +146,21 @@ DATA_FINDINGS = (
     proposal_limit,
     positives_limit,
 )
+
+
+def _cleaned(case, kinds, least_share, what):
+    """What was done to the annotation files, of some kinds."""
+    changes = [x for cleaning in case.data.cleaning for x in cleaning.changes if x.kind in kinds]
+    changes = [change for change in changes if change.count >= least_share * change.total]
+    if not changes:
+        return None
+    worst = max(changes, key=lambda change: change.count / change.total)
+    spoils = kinds != (CONVERTED,) and worst.count >= WARNING_SHARE * worst.total
+    return Finding(
+        WARNING if spoils else NOTE,
+        f"{what}: {'; '.join(map(str, changes))}.",
+        {"count": worst.count, "total": worst.total},
+    )
 
 
 def _classes(case, chosen, meaning, suggestion):

@@ -17,6 +17,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BoxMode
 
 from anchor_heads.data.checks import check_datasets
+from anchor_heads.data.coco_format import CocoFormatDataset
+from anchor_heads.data.coco_json import Cleaning, cleaning_of
 
 # Objects whose overlaps with anchors are computed at a time.
 CHUNK = 2**14
@@ -84,6 +86,8 @@ class TrainingData:
     """Images without objects, crowds aside. They are among the I images unless
     ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves them out."""
     num_images_in_files: int
+    cleaning: tuple[Cleaning, ...] = ()
+    """What was done to each annotation file that a data set of ``DATASETS.COCO_FORMAT`` has."""
 
     @property
     def num_images(self) -> int:
@@ -132,6 +136,11 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
         class_names=_class_names(cfg, classes),
         num_images_without_objects=int((counts == 0).sum()),
         num_images_in_files=len(counts),
+        cleaning=tuple(
+            cleaning_of(DatasetCatalog[name].json_file)
+            for name in cfg.DATASETS.TRAIN
+            if isinstance(DatasetCatalog[name], CocoFormatDataset)
+        ),
     )
 
 

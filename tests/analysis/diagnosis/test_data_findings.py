@@ -1,15 +1,22 @@
+from dataclasses import replace
+
 import pytest
 from made_case import config, made_case, proposal_config, square
 
 from anchor_heads.analysis.diagnosis.data_findings import (
     absent_classes,
+    box_format,
+    converted_fields,
     detection_limit,
     images_without_objects,
     number_of_classes,
     positives_limit,
     proposal_limit,
     rare_classes,
+    spoilt_boxes,
 )
+from anchor_heads.data.coco_boxes import CORNERS
+from anchor_heads.data.coco_json import CLIPPED, CONVERTED, DROPPED, Change, Cleaning
 
 BOX = square(84, 32)
 
@@ -127,3 +134,32 @@ def test_positives_limit():
     assert changes(config("GuidedAnchorRetinaNet"), 128) is None
     assert changes(config("GuidedAnchorRetinaNet"), 129) == shapes
     assert changes(config(), 1000) is None
+
+
+def cleaned(*changes, box_format=None):
+    """A case whose annotation file was changed in this way."""
+    case = case_of(config(), 1)
+    return replace(case, data=replace(case.data, cleaning=(Cleaning(changes, box_format),)))
+
+
+def test_what_cleaning_did_is_found():
+    clipped = Change(CLIPPED, "boxes clipped to the image", 75, 100, "annotation 1 of image 1")
+    few = Change(DROPPED, "boxes dropped (outside the image)", 1, 200, "annotation 2 of image 1")
+    text = Change(CONVERTED, "annotations with 'iscrowd' converted", 100, 100, "annotation 1")
+    case = cleaned(text, clipped, few)
+    found = spoilt_boxes(case)
+    assert found.severity == "warning" and found.numbers == {"count": 75, "total": 100}
+    assert "75 of 100 boxes clipped to the image, first: annotation 1" in found.sentence
+    assert "outside" not in found.sentence  # of too few boxes
+    assert "100 of 100 annotations with 'iscrowd' converted" in converted_fields(case).sentence
+    assert converted_fields(case).severity == "note"
+    assert box_format(case) is None
+    assert spoilt_boxes(cleaned()) is converted_fields(cleaned()) is None
+
+
+def test_boxes_of_another_format_are_an_error():
+    clipped = Change(CLIPPED, "boxes clipped to the image", 75, 100, "annotation 1 of image 1")
+    found = box_format(cleaned(clipped, box_format=CORNERS))
+    assert found.severity == "error"
+    assert "look like (x0, y0, x1, y1), two corners" in found.sentence
+    assert "(75 of 100 boxes clipped to the image)" in found.sentence
