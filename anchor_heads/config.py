@@ -35,6 +35,9 @@ def add_run_config(cfg: CfgNode) -> None:
     cfg.SOLVER.BIAS_RULE_FOR_ALL = True
     # Folder for every evaluated image with its detections painted in. "" = paint nothing.
     cfg.TEST.SHOW_DIR = ""
+    # Write precision-recall curves, precision and recall of each class at its best F1, and a
+    # confusion matrix to OUTPUT_DIR/inference, as PNG and JSON.
+    cfg.TEST.CURVES = False
     # Evaluate NMS recall as well: how many objects the model still finds after NMS, as the
     # FreeAnchor paper defines it. For one-stage models.
     cfg.TEST.NMS_RECALL = False

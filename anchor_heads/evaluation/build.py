@@ -19,7 +19,8 @@ COCO_MAX_DETECTIONS = 100
 def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator of one test set: COCO AP for detections, average recall for proposals.
 
-    Results are written to OUTPUT_DIR/inference. With TEST.SHOW_DIR, every evaluated image is also
+    Results are written to OUTPUT_DIR/inference, with TEST.CURVES also precision-recall curves and a
+    confusion matrix. With TEST.SHOW_DIR, every evaluated image is also
     written there with its detections painted in. When there are several test sets, each has a
     folder of its own in both.
 
@@ -48,6 +49,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         dataset_name,
         output_dir=_folder_of(cfg, output_dir, dataset_name),
         ground_truth=_cleaned_ground_truth(dataset_name),
+        curves=cfg.TEST.CURVES,
         max_dets_per_image=max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE),
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )

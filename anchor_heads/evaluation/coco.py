@@ -13,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
+from anchor_heads.evaluation.curves import write_curves
 from anchor_heads.evaluation.proposal_recall import proposal_recall, recall_table
 
 
@@ -27,7 +28,7 @@ class OfficialCOCOEvaluator(COCOEvaluator):
       :func:`anchor_heads.evaluation.proposal_recall.proposal_recall`).
     """
 
-    def __init__(self, dataset_name, output_dir=None, *, ground_truth=None, **kwargs):
+    def __init__(self, dataset_name, output_dir=None, *, ground_truth=None, curves=False, **kwargs):
         """
         Args:
             dataset_name (str): a registered data set.
@@ -35,9 +36,12 @@ class OfficialCOCOEvaluator(COCOEvaluator):
                 instances_predictions.pth and box_proposals.pkl.
             ground_truth (dict or None): the content of a COCO annotation file, used instead of the
                 data set's own file. Without "annotations" in it, results are only written.
+            curves (bool): whether to write precision-recall curves and a confusion matrix to
+                ``output_dir``, see :func:`anchor_heads.evaluation.curves.write_curves`.
             kwargs: see COCOEvaluator.
         """
         self._dataset_name = dataset_name
+        self._curves = curves
         with _data_set_with(ground_truth, dataset_name) as name:
             super().__init__(
                 name,
@@ -98,6 +102,8 @@ class OfficialCOCOEvaluator(COCOEvaluator):
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         if coco_eval is None:  # this is how the base class says that there are no detections
             coco_eval = _evaluate_no_detections(self._coco_api, iou_type)
+        if self._curves and iou_type != "keypoints":
+            write_curves(coco_eval, self._output_dir)
         return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
     def _eval_box_proposals(self, predictions):

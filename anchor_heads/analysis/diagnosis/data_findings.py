@@ -4,6 +4,7 @@ import functools
 import math
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from anchor_heads.analysis.diagnosis.finding import (
     ERROR,
@@ -17,6 +18,7 @@ from anchor_heads.analysis.diagnosis.finding import (
     by_share,
 )
 from anchor_heads.data.coco_json import CLIPPED, CONVERTED, DROPPED
+from anchor_heads.data.image_files import STORED_FRAME
 
 # A class with fewer boxes is hardly learned.
 FEW_BOXES = 10
@@ -68,6 +70,22 @@ def converted_fields(case: Case) -> Finding | None:
     """Fields of another type than COCO's."""
     what = "Fields of the annotation file are of other types than COCO's"
     return _cleaned(case, (CONVERTED,), 0, what)
+
+
+def stored_frame(case: Case) -> Finding | None:
+    """Photographs that EXIF tags would turn away from their annotations."""
+    names = [
+        name for name in case.cfg.DATASETS.TRAIN if MetadataCatalog.get(name).get(STORED_FRAME)
+    ]
+    if not names:
+        return None
+    return Finding(
+        NOTE,
+        f"Images of {', '.join(names)} have EXIF tags that turn them, and their annotations are of "
+        "the stored pixels: they are read as stored. Other programs show them turned, and so does "
+        "prediction without the annotation file: take the tags out of the files.",
+        {"count": len(names)},
+    )
 
 
 def absent_classes(case: Case) -> Finding | None:
@@ -139,6 +157,7 @@ DATA_FINDINGS = (
     box_format,
     spoilt_boxes,
     converted_fields,
+    stored_frame,
     absent_classes,
     rare_classes,
     images_without_objects,

@@ -1,5 +1,6 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -39,8 +40,8 @@ def cfg(tmp_path):
         ],
         "categories": [{"id": 5, "name": "cat"}, {"id": 7, "name": "dog"}],
     }
-    for i, _, _ in IMAGES:
-        (tmp_path / f"{i}.jpg").touch()
+    for i, width, height in IMAGES:
+        cv2.imwrite(str(tmp_path / f"{i}.jpg"), np.zeros((height, width, 3), np.uint8))
     (tmp_path / "own.json").write_text(json.dumps(content))
     cfg = get_cfg()
     cfg.DATASETS.COCO_FORMAT = [("own", str(tmp_path / "own.json"), str(tmp_path))]
