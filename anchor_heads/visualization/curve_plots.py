@@ -28,12 +28,10 @@ def plot_precision_recall(results: Sequence, path: str) -> None:
     colors = matplotlib.color_sequences["tab10"]
     for i, result in enumerate(results):
         label = f"{result.name}: {result.ap50:.3f}" if named else None
-        style = (
-            {"color": colors[i], "linewidth": 1.5} if named else {"color": "0.75", "linewidth": 0.7}
-        )
-        axes.plot(RECALL, result.precision, label=label, **style)
+        color, width = (colors[i], 1.5) if named else ("0.75", 0.7)
+        axes.plot(RECALL, result.precision, label=label, color=color, linewidth=width)
         if named and result.best:
-            axes.plot(result.best.recall, result.best.precision, "o", color=colors[i], markersize=5)
+            axes.plot(result.best.recall, result.best.precision, "o", color=color, zorder=3)
     if results:
         mean = np.mean([result.precision for result in results], axis=0)
         ap50 = np.mean([result.ap50 for result in results])
