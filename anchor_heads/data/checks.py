@@ -1,6 +1,7 @@
 """What can be known to be wrong with a run's data, said before anything is built."""
 
 import functools
+import importlib.util
 import itertools
 import logging
 import os
@@ -173,6 +174,11 @@ def _check_masks(cfg, name, objects):
             f"DATASETS.TRAIN: {len(without_mask)} of {len(objects)} objects of data set '{name}' "
             f"have no segmentation, first: {describe(without_mask[0], 0)}; a model with "
             "MODEL.MASK_ON True learns masks: complete the file or set MODEL.MASK_ON False"
+        )
+    if cfg.INPUT.CROP.ENABLED and importlib.util.find_spec("shapely") is None:
+        raise ValueError(
+            "Detectron2 crops polygons (INPUT.CROP.ENABLED) with shapely, which is not installed: "
+            "pip install shapely"
         )
     as_bitmap = [a for a in objects if isinstance(a["segmentation"], dict)]
     if as_bitmap and cfg.INPUT.MASK_FORMAT == "polygon":

@@ -1,10 +1,13 @@
+import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from anchor_heads import model_zoo
 from anchor_heads.data.checks import check_datasets
 
 BCCD = Path(__file__).resolve().parents[3] / "shared" / "data" / "bccd"
@@ -234,3 +237,120 @@ def test_bccd(config, warnings_of):
     assert MetadataCatalog.get("bccd_train").thing_classes == ["RBC", "WBC", "Platelets"]
     dropped = [text for text in warnings_of() if "boxes dropped (no width or height)" in text]
     assert sum(int(text.split(": ")[1].split()[0]) for text in dropped) == 2
+
+
+@pytest.mark.parametrize("format", ["L", "YUV-BT.601", "RGBA"])
+def test_models_of_other_channels_are_refused(coco, save, config, format):
+    save(coco)
+    cfg = config(train=["own"])
+    cfg.INPUT.FORMAT = format
+    with pytest.raises(ValueError, match=f"INPUT.FORMAT is '{format}'.* set INPUT.FORMAT BGR"):
+        check_datasets(cfg)
+
+
+def test_image_files_are_checked(coco, save, config, tmp_path):
+    json_file = save(coco)
+    cfg = config(train=["own"], test=["own"])
+    five, three = (tmp_path / "images" / name for name in ("five.jpg", "sub/three.jpg"))
+    content = five.read_bytes()
+    five.write_bytes(b"")
+    with pytest.raises(OSError) as error:
+        check_datasets(cfg)
+    assert f"{json_file}: 1 of 2 image files cannot be used, first: {five}: it is empty" in str(
+        error.value
+    )
+    five.write_bytes(content)
+    shutil.copy(five, three)
+    with pytest.raises(OSError) as error:
+        check_datasets(cfg)
+    assert f"1 of 2 images have another size, first: {three} has 40x30 pixels, and its anno" in str(
+        error.value
+    )
+    cfg.DATASETS.CHECK_IMAGES = False
+    check_datasets(cfg)
+
+
+def test_proposal_files_run_no_code(with_proposals, tmp_path):
+    class Planted:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "planted"),)
+
+    content = {**stored(3, 5), "made_by": Planted()}
+    cfg = with_proposals(content, stored(3, 5))
+    with pytest.raises(ValueError, match=r"TRAIN\.pkl asks for posix\.mkdir, .*nothing was loaded"):
+        check_datasets(cfg)
+    assert not (tmp_path / "planted").exists()
+
+
+def test_masks_of_run_lengths_need_bitmasks(coco, save, config):
+    for annotation in coco["annotations"]:
+        annotation["segmentation"] = {"size": [30, 40], "counts": [0, 1200]}
+    coco["annotations"][2]["segmentation"] = [[0, 0, 9, 0, 9, 9]]
+    save(coco)
+    cfg = config(train=["own"])
+    cfg.MODEL.MASK_ON = True
+    message = "2 of 3 masks of data set 'own' are run-length codes, .*set INPUT.MASK_FORMAT bitmask"
+    with pytest.raises(ValueError, match=message):
+        check_datasets(cfg)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    check_datasets(cfg)
+
+
+def test_keypoints_fit_the_model(coco, save, config, warnings_of):
+    cfg = config(train=["own"])
+    cfg.MODEL.KEYPOINT_ON = True
+    save(coco)
+    with pytest.raises(ValueError, match="3 of 3 objects of data set 'own' have no keypoints"):
+        check_datasets(cfg)
+    coco["annotations"][0]["keypoints"] = [3, 4, 2, 8, 9, 1]
+    save(coco, "points")
+    cfg = config(train=["points"])
+    cfg.MODEL.KEYPOINT_ON = True
+    with pytest.raises(ValueError, match="NUM_KEYPOINTS is 17, but .* have 2 .1, 2.. Write MODEL"):
+        check_datasets(cfg)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 2
+    check_datasets(cfg)
+    assert any("not named as pairs of left and right" in text for text in warnings_of())
+
+
+def test_voc_without_its_folder(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = config(test=["voc_2007_test"], listed=[], classes=20)
+    message = r"'voc_2007_test': .*VOC2007 does not exist.* variable DETECTRON2_DATASETS"
+    with pytest.raises(FileNotFoundError, match=message):
+        check_datasets(cfg, train=False)
+
+
+def test_the_quick_start_without_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = model_zoo.get_config("quick_start/free_anchor")
+    command = "Make it with: python -m anchor_heads.data.shapes datasets/shapes"
+    with pytest.raises(FileNotFoundError, match=f"'shapes_train': there is no .*{command}"):
+        check_datasets(cfg)
+
+
+@pytest.mark.parametrize(
+    "files, found",
+    [
+        (["Annotations/1.xml", "JPEGImages/1.jpg"], "Pascal VOC"),
+        (["1.xml"], "Pascal VOC"),
+        (["data.yaml", "train/images/1.jpg"], "YOLO"),
+        (["labels/train/1.txt"], "YOLO"),
+        (["1.jpg"], None),
+    ],
+)
+def test_folders_of_other_formats(coco, save, config, tmp_path, files, found):
+    save(coco)
+    for file in files:
+        path = tmp_path / "other" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    cfg = config(train=["own"])
+    for path in ("other", *(["other/Annotations/1.xml"] if "Annotations" in files[0] else [])):
+        cfg.DATASETS.COCO_FORMAT = [("other", str(tmp_path / path), str(tmp_path))]
+        cfg.DATASETS.TRAIN = ("other",)
+        message = f"annotations of {found}: anchor-heads convert-dataset" if found else "a folder"
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            check_datasets(cfg)
+        for name in ("other",):
+            DatasetCatalog.pop(name, None), MetadataCatalog.pop(name, None)
