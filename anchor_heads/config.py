@@ -27,6 +27,14 @@ def add_run_config(cfg: CfgNode) -> None:
     # broken or of another size than the annotation file says, and for the frame of EXIF-rotated
     # photographs. Takes about a minute for 100,000 images.
     cfg.DATASETS.CHECK_IMAGES = True
+    # Probabilities that a training image is one of four in a mosaic, that another is laid over it,
+    # and that objects with masks of another are pasted into it.
+    cfg.INPUT.MOSAIC = 0.0
+    cfg.INPUT.MIXUP = 0.0
+    cfg.INPUT.COPY_PASTE = 0.0
+    # Random brightness, contrast, saturation (factors from 1 - x to 1 + x) and hue (shifted by up
+    # to x, at most 0.5) of training images.
+    cfg.INPUT.COLOR_JITTER = [0.0, 0.0, 0.0, 0.0]
     # "SGD" with SOLVER.MOMENTUM, as all published models, or "AdamW", which learns faster from
     # scratch.
     cfg.SOLVER.OPTIMIZER = "SGD"

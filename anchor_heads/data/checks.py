@@ -75,6 +75,8 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
             dataset.check_images(coco)
             if key == "DATASETS.TRAIN":
                 _check_trainable(cfg, name, coco)
+    if train:
+        _check_mixing(cfg)
     _check_classes(cfg, itertools.chain(*used.values()))
     if cfg.DATASETS.CHECK_IMAGES:
         _check_headers(dict.fromkeys(itertools.chain(*used.values())))
@@ -161,6 +163,11 @@ def _check_trainable(cfg, name, coco):
             f"DATASETS.TRAIN: data set '{name}' has no object to train on, and images without "
             "objects are left out (DATALOADER.FILTER_EMPTY_ANNOTATIONS True)"
         )
+    if cfg.INPUT.COPY_PASTE and not any(annotation.get("segmentation") for annotation in objects):
+        raise ValueError(
+            f"INPUT.COPY_PASTE is {cfg.INPUT.COPY_PASTE}, and no object of data set '{name}' has a "
+            "segmentation to be cut out by: set it to 0"
+        )
     if cfg.MODEL.MASK_ON:
         _check_masks(cfg, name, objects)
     if cfg.MODEL.KEYPOINT_ON:
@@ -214,6 +221,21 @@ def _check_keypoints(cfg, name, objects):
         raise ValueError(
             f"{key} is {number}, but the objects of data set '{name}' have {len(names)} "
             f"({shorten(names)}). Write {key} {len(names)}"
+        )
+
+
+def _check_mixing(cfg):
+    """Check the augmentations that mix images."""
+    probabilities = {f"INPUT.{key}": cfg.INPUT[key] for key in ("MOSAIC", "MIXUP", "COPY_PASTE")}
+    for key, value in probabilities.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{key} is {value}: a probability is from 0 to 1")
+    used = [key for key, value in probabilities.items() if value]
+    if used and cfg.MODEL.LOAD_PROPOSALS:
+        raise ValueError(f"{used[0]}: mixed images have no precomputed proposals: set it to 0")
+    if used and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":
+        raise ValueError(
+            f"{used[0]}: polygons are not cut where images meet: set INPUT.MASK_FORMAT bitmask"
         )
 
 

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from anchor_heads.data.mapper import DatasetMapper
+from anchor_heads.data.mixing import MixedImages
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def build_train_loader(
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     return DataLoader(
-        _SeededDataset(MapDataset(dataset, parts["mapper"]), seed),
+        _SeededDataset(_mapped(cfg, dataset, parts["mapper"]), seed),
         batch_sampler=batches,
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,
@@ -144,6 +145,18 @@ def _parts(cfg: CfgNode, seed: int, mapper: Callable | None) -> dict:
     # Samplers that do not know cfg.SEED draw a seed of their own from numpy.
     seed_rng(seed)
     return build_detection_train_loader.from_config(cfg, mapper=mapper or DatasetMapper(cfg))
+
+
+def _mapped(cfg: CfgNode, dataset: Sequence[dict], mapper: Callable) -> Dataset:
+    """The data set as the mapper makes it, its images mixed where the config says so."""
+    if not any((cfg.INPUT.MOSAIC, cfg.INPUT.MIXUP, cfg.INPUT.COPY_PASTE)):
+        return MapDataset(dataset, mapper)
+    if not isinstance(mapper, DatasetMapper):
+        raise ValueError(
+            "INPUT.MOSAIC, INPUT.MIXUP and INPUT.COPY_PASTE need anchor_heads.data.mapper."
+            f"DatasetMapper or a subclass of it as mapper, not {type(mapper).__name__}"
+        )
+    return MixedImages(cfg, dataset, mapper)
 
 
 def _of_all_processes(sampler: Sampler) -> Sampler:

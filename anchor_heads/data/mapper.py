@@ -4,10 +4,12 @@ import copy
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper as Detectron2DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from anchor_heads.data.augmentation import ColorJitter
 from anchor_heads.data.image_files import ImageFileError, read_record_image
 
 
@@ -17,6 +19,14 @@ class DatasetMapper(Detectron2DatasetMapper):
     Images are in the frame of their annotations, lose nothing in silence, and whatever fails names
     the file.
     """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        """Same as Detectron2's, with INPUT.COLOR_JITTER."""
+        ret = super().from_config(cfg, is_train)
+        if is_train and any(cfg.INPUT.COLOR_JITTER):
+            ret["augmentations"].append(ColorJitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT))
+        return ret
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Same as Detectron2's.
