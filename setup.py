@@ -33,6 +33,8 @@ setup(
         "matplotlib",
         "jinja2",
     ],
+    # What only some models or commands need.
+    extras_require={"timm": ["timm>=1.0"]},
     packages=[*find_packages(include=["anchor_heads", "anchor_heads.*"]), *METHODS, *CONFIGS],
     package_dir=METHODS | CONFIGS,
     entry_points={"console_scripts": ["anchor-heads = anchor_heads.cli.main:main"]},

@@ -13,6 +13,7 @@ from detectron2.config import get_cfg as get_detectron2_cfg  # noqa: E402
 
 from anchor_heads.checkpoint import extend_detection_checkpointer  # noqa: E402
 from anchor_heads.modeling.backbone import add_backbone_config  # noqa: E402
+from anchor_heads.modeling.timm_backbone import add_timm_config  # noqa: E402
 from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring  # noqa: E402
 
 extend_detection_checkpointer()
@@ -60,6 +61,7 @@ def get_cfg() -> CfgNode:
     cfg = get_detectron2_cfg()
     add_run_config(cfg)
     add_backbone_config(cfg)
+    add_timm_config(cfg)
     free_anchor.add_config(cfg)
     guided_anchoring.add_config(cfg)
     dynamic_anchor.add_config(cfg)

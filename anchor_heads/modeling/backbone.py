@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
@@ -84,7 +84,7 @@ def build_resnet_fpn_p6_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     Raises:
         ValueError: if ``MODEL.RESNETS.NORM_EVAL`` does not go with ``MODEL.RESNETS.NORM``.
     """
-    return _build_fpn(cfg, _build_resnet(cfg, input_shape), LastLevelMaxPool())
+    return build_fpn_p6(cfg, _build_resnet(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -103,22 +103,7 @@ def build_resnet_fpn_p6p7_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         ValueError: if ``MODEL.FPN.P6_INPUT`` or the last of ``MODEL.FPN.IN_FEATURES`` is wrong, or
             ``MODEL.RESNETS.NORM_EVAL`` does not go with ``MODEL.RESNETS.NORM``.
     """
-    fpn = cfg.MODEL.FPN
-    if fpn.P6_INPUT not in ("res5", "p5"):
-        raise ValueError(f'MODEL.FPN.P6_INPUT is "{fpn.P6_INPUT}"; it must be "res5" or "p5".')
-    if "res5" not in fpn.IN_FEATURES[-1:]:
-        raise ValueError(
-            f"MODEL.FPN.IN_FEATURES is {fpn.IN_FEATURES}; P6 and P7 need it to end with res5."
-        )
-    bottom_up = _build_resnet(cfg, input_shape)
-    res5_channels = bottom_up.output_shape()["res5"].channels
-    top_block = TopBlockP6P7(
-        in_channels=res5_channels if fpn.P6_INPUT == "res5" else fpn.OUT_CHANNELS,
-        out_channels=fpn.OUT_CHANNELS,
-        in_feature=fpn.P6_INPUT,
-        p7_relu=fpn.P7_RELU,
-    )
-    return _build_fpn(cfg, bottom_up, top_block)
+    return build_fpn_p6p7(cfg, _build_resnet(cfg, input_shape))
 
 
 def _build_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> nn.Module:
@@ -148,7 +133,35 @@ def _fix_statistics(module: nn.Module) -> None:
             _fix_statistics(child)
 
 
-def _build_fpn(cfg: CfgNode, bottom_up: nn.Module, top_block: nn.Module) -> FPN:
+def build_fpn_p6(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """An FPN on any backbone, with a pooled P6 on top."""
+    return _build_fpn(cfg, bottom_up, LastLevelMaxPool())
+
+
+def build_fpn_p6p7(cfg: CfgNode, bottom_up: Backbone) -> FPN:
+    """An FPN on any backbone with a "res5", with P6 and P7 on top.
+
+    Raises:
+        ValueError: if ``MODEL.FPN.P6_INPUT`` or the last of ``MODEL.FPN.IN_FEATURES`` is wrong.
+    """
+    fpn = cfg.MODEL.FPN
+    if fpn.P6_INPUT not in ("res5", "p5"):
+        raise ValueError(f'MODEL.FPN.P6_INPUT is "{fpn.P6_INPUT}"; it must be "res5" or "p5".')
+    if "res5" not in fpn.IN_FEATURES[-1:]:
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES is {fpn.IN_FEATURES}; P6 and P7 need it to end with res5."
+        )
+    res5_channels = bottom_up.output_shape()["res5"].channels
+    top_block = TopBlockP6P7(
+        in_channels=res5_channels if fpn.P6_INPUT == "res5" else fpn.OUT_CHANNELS,
+        out_channels=fpn.OUT_CHANNELS,
+        in_feature=fpn.P6_INPUT,
+        p7_relu=fpn.P7_RELU,
+    )
+    return _build_fpn(cfg, bottom_up, top_block)
+
+
+def _build_fpn(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module) -> FPN:
     fpn = cfg.MODEL.FPN
     return FPN(
         bottom_up=bottom_up,

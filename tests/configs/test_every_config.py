@@ -68,6 +68,7 @@ def part_of(name):
 def test_model_takes_a_training_step_and_an_inference_step(name):
     cfg = load(name)
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.TIMM.PRETRAINED = False  # nothing is downloaded
     model = build_model(cfg)
     weaken_residual_branches(model)
     parameters = dict(model.named_parameters())

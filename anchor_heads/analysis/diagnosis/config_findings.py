@@ -4,6 +4,7 @@ import numpy as np
 
 from anchor_heads.analysis.diagnosis.finding import ERROR, NOTE, WARNING, Case, Finding, Suggestion
 from anchor_heads.analysis.diagnosis.training_data import short_side
+from anchor_heads.modeling.timm_backbone import is_pretrained_by_timm
 
 # SGD's rates of configs/Base-RetinaNet.yaml and Base-RCNN-FPN.yaml, for a batch of 16.
 REFERENCE_BATCH = 16
@@ -156,7 +157,7 @@ def frozen_random_layers(case: Case) -> Finding | None:
     """Training from scratch with layers that cannot learn."""
     model = case.cfg.MODEL
     frozen = model.BACKBONE.FREEZE_AT
-    if model.WEIGHTS or frozen == 0:
+    if model.WEIGHTS or frozen == 0 or is_pretrained_by_timm(case.cfg):
         return None
     return Finding(
         ERROR,
