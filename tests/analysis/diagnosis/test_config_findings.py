@@ -132,3 +132,5 @@ def test_frozen_random_layers():
     assert finding.suggestion.changes[frozen] == 0
     assert frozen_random_layers(case_of(weights, "", frozen, 0)) is None
     assert frozen_random_layers(case_of(weights, "model.pth", frozen, 2)) is None
+    timm = case_of("MODEL.BACKBONE.NAME", "build_timm_fpn_p6_backbone", weights, "", frozen, 2)
+    assert frozen_random_layers(timm) is None  # timm's own weights
