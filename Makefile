@@ -40,7 +40,7 @@ format: | venv ## let ruff mend what it can
 	$(PY) -m ruff format .
 
 docs: | venv ## build the documentation into site/
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet && echo "Open site/index.html, or run .venv/bin/mkdocs serve"
 
 wheel: | venv ## build the wheel into dist/
 	rm -rf build
@@ -84,6 +84,7 @@ DETECTRON2 := PATH="$(CURDIR)/.venv/bin:$$PATH" CXX='$(CXX)' \
 	$(PY) -m pip install --no-cache-dir --no-build-isolation -r requirements-detectron2.txt
 
 set-up: check-machine
+	@if test -L .venv; then echo '.venv is a link: set up the environment where it leads to' >&2; exit 1; fi
 	$(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install -r requirements.txt
 	$(DETECTRON2) || { $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' && \

@@ -153,8 +153,12 @@ def other_configs(zoo: dict, folder: Path) -> str:
     """A list of the configs that no section names."""
     named = {_config_file(section, row) for section in zoo["sections"] for row in section["rows"]}
     others = set(CONFIGS.glob("*/*.yaml")) - set(CONFIGS.glob("*/Base-*")) - named
-    names = {path.relative_to(CONFIGS).with_suffix("").as_posix(): path for path in others}
-    return "\n".join(f"- {_link(name, names[name], folder)}" for name in sorted(names))
+    folders = sorted({path.parent.name for path in others})
+    links = {
+        name: [_link(x.stem, x, folder) for x in sorted(others) if x.parent.name == name]
+        for name in folders
+    }
+    return "\n".join(f"- `{name}/`: {', '.join(links[name])}" for name in folders)
 
 
 def table(head, rows) -> str:

@@ -91,6 +91,17 @@ def test_set_up_is_finished_when_its_record_equals_the_requirements(make, tmp_pa
     assert PYTHON_RANGE in make("venv").stderr
 
 
+def test_an_environment_that_a_link_leads_to_is_not_cleared(make, tmp_path):
+    for name in ("python3.11", "git", "c++"):
+        add_command(tmp_path, name, "exit 0")
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "pyvenv.cfg").touch()
+    (tmp_path / ".venv").symlink_to(tmp_path / "shared")
+    result = make("set-up", "-o", "check-machine")
+    assert result.returncode != 0 and ".venv is a link" in result.stderr
+    assert (tmp_path / "shared" / "pyvenv.cfg").exists()
+
+
 def test_help_lists_the_targets(make, tmp_path):
     (tmp_path / "bin" / "awk").symlink_to(shutil.which("awk"))
     listed = [line.split()[1] for line in make().stdout.splitlines()]
