@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import inspect
 import itertools
 import re
 import runpy
@@ -89,6 +90,14 @@ def test_config_keys_exist(page):
     known = flatten(get_cfg())
     text = page.read_text(encoding="utf-8")
     assert [key for key in KEY.findall(text) if not set(alternatives(key)) <= known.keys()] == []
+
+
+def test_every_function_that_adds_keys_is_in_their_reference():
+    page = (ROOT / "docs/config_keys.md").read_text()
+    functions = re.findall(r"^    ([\w.]+)\(cfg\)", inspect.getsource(get_cfg), re.MULTILINE)
+    assert "add_run_config" in functions and "free_anchor.add_config" in functions
+    names = [name.replace(".add_config", ".config.add_config") for name in functions]
+    assert [name for name in names if f"{name}\n" not in page] == []
 
 
 def alternatives(key: str) -> list[str]:
