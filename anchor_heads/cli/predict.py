@@ -6,18 +6,23 @@
         --camera 0 --show
 
 Folders are searched with all that is below them. Pictures are named as the images are in their
-folder; videos become MP4 files (MPEG-4 Part 2, without sound). What cannot be read is named and
-passed over, and the exit code is 1. Ctrl-C (or q in the window) ends the run after the image at
-hand; what was predicted until then is kept, and the exit code is 130, or 0 if it was a camera.
+folder; videos become MP4 files without sound, in H.264 where OpenCV has it. What cannot be read is
+named and passed over, and the exit code is 1. Ctrl-C, or q in the window, ends the run; what was
+predicted until then is kept, and the exit code is 130, or 0 with a camera.
 
-The JSON file is a data set in COCO format: images, annotations with scores, categories. With
---annotations it is a list of results for COCO's evaluation, with the image and category ids of that
-file; images that it does not list are left out.
+The JSON file is a data set in COCO format: images, annotations with scores, categories. Boxes are
+in pixels of the image, turned as its EXIF tag says. With --annotations it is a list of results for
+COCO's evaluation, with the image and category ids and in the frame of that file; images that it
+does not list are left out.
 """
 
+import sys
+from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from detectron2.data import Metadata, MetadataCatalog
+from tqdm import tqdm
 
 from anchor_heads.cli.arguments import (
     add_config,
@@ -26,32 +31,23 @@ from anchor_heads.cli.arguments import (
     check_outputs,
     load_config,
 )
+from anchor_heads.cli.errors import INTERRUPTED
+from anchor_heads.cli.inputs import Source, find_sources, match_images
+from anchor_heads.cli.models import annotated_categories, load_predictor, renamed
+from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
-from anchor_heads.prediction import (
-    Camera,
-    CocoResults,
-    Pictures,
-    Window,
-    find_sources,
-    image_ids,
-    load_predictor,
-    model_categories,
-    number_of_classes,
-    output_files,
-    predict,
-    stop_on_ctrl_c,
-)
-from anchor_heads.visualization.drawing import SCORE_THRESHOLD
-
-INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
+from anchor_heads.data.image_files import ImageFileError
+from anchor_heads.visualization.drawing import MIN_SHORT_SIDE, SCORE_THRESHOLD, paint_detections
 
 
 def add_arguments(parser):
     add_config(parser, "INPUT")
-    add_weights(parser, required=True)
+    add_weights(parser)
     parser.add_argument("--camera", type=int, metavar="N", help="number of a camera, from 0")
-    parser.add_argument("--output", metavar="FOLDER", help="folder for pictures and videos")
+    parser.add_argument(
+        "--output", "--output-dir", metavar="FOLDER", help="folder for pictures and videos"
+    )
     parser.add_argument("--json", metavar="FILE", help="COCO JSON file to write")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     add_force(parser)
@@ -69,46 +65,8 @@ def add_arguments(parser):
         "--class-names",
         type=lambda names: [name.strip() for name in names.split(",")],
         metavar="NAMES",
-        help="names of the model's classes, with commas between (default: those of --annotations "
-        "or of the data set in DATASETS.TEST)",
+        help="names of the model's classes, with commas between (default: those it was trained on)",
     )
-
-
-def choose_sources(args):
-    """
-    Returns:
-        tuple: what is predicted on; the content of --annotations and the image ids in it, or None.
-    """
-    sources = find_sources(args.inputs, args.output)
-    if args.camera is not None:
-        sources.append(Camera(args.camera))
-    if not args.annotations:
-        return sources, None, None
-    annotations = clean_coco_dict(args.annotations)
-    ids = image_ids(sources, annotations, args.annotations)
-    if left_out := len(sources) - len(ids):
-        print(f"{left_out} of {len(sources)} images are not in {args.annotations}: left out")
-    return list(ids), annotations, ids
-
-
-def report(args, sources, summary) -> int:
-    """Print what was done.
-
-    Returns:
-        int: the exit code.
-    """
-    print(f"Predicted {summary.num_images} images and {summary.num_frames} frames of videos")
-    is_empty = not summary.num_images + summary.num_frames
-    for written in filter(None, (None if is_empty else args.output, args.json)):
-        print(f"Wrote {written}")
-    if summary.unreadable:
-        print(f"{len(summary.unreadable)} of {len(sources)} inputs could not be read:")
-        print("\n".join(f"  {label}" for label in summary.unreadable))
-    if summary.stopped_at and not isinstance(summary.stopped_at, Camera):
-        num_left = len(sources) - 1 - sources.index(summary.stopped_at)
-        print(f"Stopped at {summary.stopped_at.label}; {num_left} inputs after it are left out")
-        return INTERRUPTED
-    return 1 if summary.unreadable else 0
 
 
 def run(args) -> int:
@@ -117,32 +75,132 @@ def run(args) -> int:
     if not (args.output or args.json or args.show):
         raise ValueError("say what to make: --output FOLDER, --json FILE or --show")
     cfg = load_config(args)
-    register_coco_format(cfg)
-    sources, annotations, ids = choose_sources(args)
-    pictures = output_files(sources, args.output) if args.output else {}
+    sources = find_sources(args.inputs, args.output)
+    if args.camera is not None:
+        sources.append(Source(f"camera {args.camera}", f"camera_{args.camera}", args.camera))
+    annotations = clean_coco_dict(args.annotations) if args.annotations else None
+    ids = match_images(sources, annotations, args.annotations) if annotations else None
+    if annotations and len(ids) < len(sources):
+        left_out = len(sources) - len(ids)
+        print(f"{left_out} of {len(sources)} images are not in {args.annotations}: left out")
+        sources = list(ids)
+    files = picture_files(sources, args.output) if args.output else {}
     read = [args.annotations, args.weights, *(source.label for source in sources)]
-    written = [*pictures.values(), args.json]
-    check_outputs(list(filter(None, written)), filter(None, read), args.force)
+    written = filter(None, [*files.values(), args.json])
+    check_outputs(list(written), filter(None, read), args.force)
 
-    predictor = load_predictor(cfg, args.weights)
-    data_set = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else Metadata()
-    num_classes = number_of_classes(predictor.model)
-    categories = model_categories(num_classes, data_set, annotations, args.class_names)
-    names = [category["name"] for category in categories]
-    metadata = Metadata(**{**data_set.as_dict(), "thing_classes": names})
-    threshold = args.score_threshold
+    register_coco_format(cfg)
+    predictor, categories = load_predictor(cfg)
+    if annotations:
+        categories = annotated_categories(categories, annotations, args.annotations)
+    if args.class_names:
+        categories = renamed(categories, args.class_names)
+    threshold = SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
+    data_set = MetadataCatalog.get(cfg.DATASETS.TEST[0]).as_dict() if cfg.DATASETS.TEST else {}
+    metadata = Metadata(**data_set | {"thing_classes": [x["name"] for x in categories]})
 
-    with ExitStack() as stack:
-        stop = stack.enter_context(stop_on_ctrl_c())
-        outputs = []
-        if args.show:
-            outputs.append(Window(stop))
-        if args.json:
-            outputs.append(CocoResults(args.json, categories, ids, threshold or 0.0))
-        if args.output:
-            outputs.append(Pictures(pictures))
-        for output in outputs:
-            stack.enter_context(output)
-        painted_from = SCORE_THRESHOLD if threshold is None else threshold
-        summary = predict(predictor, sources, outputs, metadata, painted_from, stop)
-    return report(args, sources, summary)
+    def paint(image, instances):
+        scale = max(1.0, MIN_SHORT_SIDE / min(image.shape[:2]))
+        return paint_detections(image, instances, metadata, threshold, scale)
+
+    pictures = Pictures(files, paint)
+    outputs = [pictures] if args.output else []
+    if args.json:
+        outputs.append(CocoJson(args.json, categories, ids))
+    if args.show:
+        outputs.append(Window(paint))
+    summary = Summary()
+    try:
+        with ExitStack() as stack:
+            for output in outputs:
+                stack.enter_context(output)
+            predict(predictor, sources, outputs, args.score_threshold or 0.0, summary)
+    except KeyboardInterrupt:
+        summary.is_stopped = True
+    if pictures.codec:
+        print(f"The videos are coded in {pictures.codec}")
+    return report(args, cfg, sources, threshold, summary)
+
+
+@dataclass
+class Summary:
+    """What became of a run."""
+
+    counts: Counter = field(default_factory=Counter)
+    """By "images" and "frames", of videos."""
+    short_sides: Counter = field(default_factory=Counter)
+    """How many of them have which short side, in pixels."""
+    best_score: float | None = None
+    """None if there was no detection."""
+    unreadable: list[str] = field(default_factory=list)
+    """Labels of sources."""
+    is_stopped: bool = False
+
+
+def predict(predictor, sources, outputs, score_threshold, summary) -> None:
+    """Run a model over sources and give its predictions to the outputs."""
+    numbers = [source.num_frames for source in sources]
+    with tqdm(total=None if None in numbers else sum(numbers), unit="image") as progress:
+        for source in sources:
+            try:
+                for index, image in enumerate(source.frames()):
+                    instances = run_model(predictor, image, source, score_threshold)
+                    for output in outputs:
+                        output.write(source, index if source.is_video else None, image, instances)
+                    summary.counts["frames" if source.is_video else "images"] += 1
+                    summary.short_sides[min(image.shape[:2])] += 1
+                    if instances.has("scores") and len(instances):
+                        best = float(instances.scores.max())
+                        summary.best_score = max(best, summary.best_score or 0.0)
+                    progress.update()
+            except ImageFileError as error:
+                summary.unreadable.append(source.label)
+                progress.write(str(error), file=sys.stderr)
+                progress.update(not source.is_video)
+
+
+def run_model(predictor, image, source, score_threshold):
+    """The detections with at least this score, or the proposals, on the CPU."""
+    try:
+        prediction = predictor(image)
+    except ValueError as error:  # of a size that cannot be resized, such as one row of pixels
+        height, width = image.shape[:2]
+        message = f"Cannot use {source.label}, of {height}x{width} pixels: {error}"
+        raise ImageFileError(message) from error
+    if "proposals" in prediction:
+        return prediction["proposals"].to("cpu")
+    instances = prediction["instances"].to("cpu")
+    return instances[instances.scores >= score_threshold]
+
+
+def report(args, cfg, sources, threshold, summary) -> int:
+    """Print what was done.
+
+    Returns:
+        int: the exit code.
+    """
+    counts, num_done = summary.counts, summary.counts.total()
+    print(f"Predicted {counts['images']} images and {counts['frames']} frames of videos")
+    enlarged = {cfg.INPUT.MIN_SIZE_TEST: "for the model (INPUT.MIN_SIZE_TEST 0 keeps their size)"}
+    if args.output:
+        enlarged[MIN_SHORT_SIDE] = "in their pictures"
+    for side, where in enlarged.items():
+        if number := sum(n for x, n in summary.short_sides.items() if x < side):
+            print(
+                f"{number} of {num_done} have a short side below {side} pixels, the smallest of "
+                f"{min(summary.short_sides)}: they are enlarged {where}"
+            )
+    if args.output and summary.best_score is not None and summary.best_score < threshold:
+        print(
+            f"No detection has a score of {threshold:g}, and none is drawn; the best has "
+            f"{summary.best_score:.2g}. --score-threshold lowers the limit"
+        )
+    for written in filter(None, (args.output if num_done else None, args.json)):
+        print(f"Wrote {written}")
+    if summary.unreadable:
+        print(f"{len(summary.unreadable)} of {len(sources)} inputs could not be read:")
+        print("\n".join(f"  {label}" for label in summary.unreadable))
+    if summary.is_stopped and args.camera is None:
+        print(f"Stopped: the rest of {len(sources)} inputs is left out")
+        return INTERRUPTED
+    return 1 if summary.unreadable else 0
