@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
 
@@ -45,7 +45,7 @@ def load_predictor(cfg: CfgNode) -> tuple[DefaultPredictor, list[dict]]:
     model = predictor.model
     if isinstance(model, GeneralizedRCNN) and model.proposal_generator is None:
         raise ValueError("the model needs precomputed proposals, and pictures come without them")
-    checkpoint = AtomicCheckpointer(model).load(weights, complete=True)
+    checkpoint = AtomicCheckpointer(model).load(weights)
     if isinstance(model, ProposalNetwork):
         return predictor, PROPOSALS
     classes = model.roi_heads if isinstance(model, GeneralizedRCNN) else model
@@ -54,7 +54,7 @@ def load_predictor(cfg: CfgNode) -> tuple[DefaultPredictor, list[dict]]:
 
 def _categories(cfg, checkpoint, num_classes):
     noted = [
-        (cfg.MODEL.CLASS_NAMES, cfg.MODEL.CATEGORY_IDS),
+        (cfg.MODEL.get("CLASS_NAMES", []), cfg.MODEL.get("CATEGORY_IDS", [])),
         (checkpoint.get("class_names", []), checkpoint.get("category_ids", [])),
     ]
     if cfg.DATASETS.TEST:
@@ -70,6 +70,12 @@ def _categories(cfg, checkpoint, num_classes):
         "--class-names gives them names, --annotations also ids."
     )
     return [{"id": i, "name": str(i)} for i in range(num_classes)]
+
+
+def metadata_of(cfg: CfgNode, categories: Sequence[dict]) -> Metadata:
+    """The metadata of the data set in DATASETS.TEST, if any, with the names of the categories."""
+    data_set = MetadataCatalog.get(cfg.DATASETS.TEST[0]).as_dict() if cfg.DATASETS.TEST else {}
+    return Metadata(**data_set | {"thing_classes": [category["name"] for category in categories]})
 
 
 def annotated_categories(categories: Sequence[dict], annotations: dict, file: str) -> list[dict]:

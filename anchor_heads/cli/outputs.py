@@ -10,6 +10,7 @@ Each is used in a ``with`` statement and has a method
     instances (Instances): detections or proposals in the frame of the image, on the CPU.
 """
 
+import copy
 import json
 import os
 import sys
@@ -31,6 +32,10 @@ VIDEO_CODECS = {
     "vp09": "VP9, which browsers play",
     "mp4v": "MPEG-4 Part 2, which browsers do not play",
 }
+# What FFmpeg and OpenCV cannot do is told in words of the command.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.setLogLevel(0)
+
 WINDOW = "Predictions (q: quit)"
 Paint = Callable[[np.ndarray, Instances], np.ndarray]
 
@@ -91,7 +96,7 @@ class CocoJson:
 
 def _as_detections(instances: Instances) -> Instances:
     if not instances.has("proposal_boxes"):
-        return instances[:]  # a copy, since Detectron2 moves the keypoints that it writes
+        return copy.deepcopy(instances)  # Detectron2 moves the keypoints that it writes
     logits = instances.objectness_logits
     fields = {"scores": logits, "pred_classes": logits.new_zeros(len(logits), dtype=int)}
     return Instances(instances.image_size, pred_boxes=instances.proposal_boxes, **fields)
@@ -116,7 +121,6 @@ class Pictures:
 
     def write(self, source, index, image, instances):
         path, picture = self._files[source], self._paint(image, instances)
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         if not source.is_video:
             write_picture(path, picture)
             return
@@ -138,6 +142,7 @@ class Pictures:
             self._writer.release()
 
     def _open(self, path: str, size: tuple[int, int]) -> cv2.VideoWriter:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         for code, self.codec in VIDEO_CODECS.items():
             writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*code), self._fps, size)
             if writer.isOpened():
@@ -177,23 +182,30 @@ class Window:
 
 
 def write_picture(path: str, picture: np.ndarray) -> None:
+    """Write a BGR picture, in a folder that is made if it is not there."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     if not cv2.imwrite(path, picture):
         raise OSError(f"Cannot write the picture {path}")
 
 
-def picture_files(sources: Iterable[Source], folder: str) -> dict[Source, str]:
+def picture_files(sources: Iterable[Source], folder: str, ending: str = "") -> dict[Source, str]:
     """A file for each source: its name in the folder, with a number where it is taken.
 
     The suffix changes where the format cannot be written: an image becomes a PNG, a video an MP4.
+
+    Args:
+        sources (iterable of Source): images and videos.
+        folder (str): may not be there yet.
+        ending (str): of every name, in place of the suffix; "" for one that fits.
     """
     files, taken = {}, set()
     for source in sources:
         stem, suffix = os.path.splitext(source.name)
-        if source.is_video:
-            suffix = ".mp4"
+        if ending or source.is_video:
+            suffix = ending or ".mp4"
         elif not cv2.haveImageWriter(source.name):
             stem, suffix = source.name, ".png"
-        path, number = os.path.join(folder, stem + suffix), 1
+        number, path = 1, os.path.join(folder, stem + suffix)
         while path in taken:
             number += 1
             path = os.path.join(folder, f"{stem}_{number}{suffix}")

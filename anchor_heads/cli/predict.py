@@ -21,7 +21,6 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from detectron2.data import Metadata, MetadataCatalog
 from tqdm import tqdm
 
 from anchor_heads.cli.arguments import (
@@ -33,7 +32,7 @@ from anchor_heads.cli.arguments import (
 )
 from anchor_heads.cli.errors import INTERRUPTED
 from anchor_heads.cli.inputs import Source, find_sources, match_images
-from anchor_heads.cli.models import annotated_categories, load_predictor, renamed
+from anchor_heads.cli.models import annotated_categories, load_predictor, metadata_of, renamed
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
@@ -96,8 +95,7 @@ def run(args) -> int:
     if args.class_names:
         categories = renamed(categories, args.class_names)
     threshold = SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
-    data_set = MetadataCatalog.get(cfg.DATASETS.TEST[0]).as_dict() if cfg.DATASETS.TEST else {}
-    metadata = Metadata(**data_set | {"thing_classes": [x["name"] for x in categories]})
+    metadata = metadata_of(cfg, categories)
 
     def paint(image, instances):
         scale = max(1.0, MIN_SHORT_SIDE / min(image.shape[:2]))
@@ -187,7 +185,7 @@ def report(args, cfg, sources, threshold, summary) -> int:
     for side, where in enlarged.items():
         if number := sum(n for x, n in summary.short_sides.items() if x < side):
             print(
-                f"{number} of {num_done} have a short side below {side} pixels, the smallest of "
+                f"{number} of {num_done} images have a short side below {side} pixels, the smallest of "
                 f"{min(summary.short_sides)}: they are enlarged {where}"
             )
     if args.output and summary.best_score is not None and summary.best_score < threshold:

@@ -4,11 +4,6 @@
         --weights output/quick_start/model_final.pth --output detections.png
 """
 
-import os
-
-import cv2
-from detectron2.engine import DefaultPredictor
-
 from anchor_heads.cli.arguments import (
     add_config,
     add_force,
@@ -16,13 +11,15 @@ from anchor_heads.cli.arguments import (
     check_outputs,
     load_config,
 )
+from anchor_heads.cli.models import load_predictor
+from anchor_heads.cli.outputs import write_picture
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_set
 
 
 def add_arguments(parser):
     add_config(parser)
-    add_weights(parser, required=True)
+    add_weights(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="the picture to write")
     add_force(parser)
     parser.add_argument("--num-images", type=int, default=8, help="(default: %(default)s)")
@@ -36,12 +33,11 @@ def add_arguments(parser):
 
 def run(args):
     cfg = load_config(args)
-    check_outputs([args.output], [args.weights], args.force)
+    check_outputs([args.output], filter(None, [args.weights]), args.force)
     check_datasets(cfg, train=False)
+    predictor, _ = load_predictor(cfg)
     picture = picture_of_data_set(
-        DefaultPredictor(cfg), cfg.DATASETS.TEST[0], args.num_images, args.score_threshold
+        predictor, cfg.DATASETS.TEST[0], args.num_images, args.score_threshold
     )
-    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
-    if not cv2.imwrite(args.output, picture):
-        raise OSError(f"Cannot write {args.output}")
+    write_picture(args.output, picture)
     print(f"Wrote {args.output}")

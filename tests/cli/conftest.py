@@ -1,3 +1,5 @@
+import cv2
+import numpy as np
 import pytest
 
 from anchor_heads.cli import main
@@ -16,3 +18,18 @@ def command(capsys):
         return code, said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def write_video():
+    """Writes a video whose frames become lighter by 20 each."""
+
+    def write(path, num_frames=3, fps=10.0, size=(64, 48)):
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, size)
+        assert writer.isOpened()
+        for i in range(num_frames):
+            writer.write(np.full((size[1], size[0], 3), 20 * i, np.uint8))
+        writer.release()
+        return str(path)
+
+    return write

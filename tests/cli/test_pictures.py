@@ -33,7 +33,7 @@ def test_visualize_writes_a_picture_per_image(tmp_path, command):
     overrides = ["MODEL.GUIDED_ANCHOR.LOCATION_THRESH", 0.5]
     code, said, _ = command("visualize", config, *options, *images, *overrides)
     assert code == 0
-    names = ["0_anchors.png", "1_anchors.png", "0_anchors_2.png"]
+    names = ["0_anchors.png", "1_anchors.png", "0_2_anchors.png"]
     assert said.splitlines() == [f"Wrote {output / name}" for name in names]
     annotated, _, copy = (cv2.imread(str(output / name)) for name in names)
     # Three levels, anchors and detections, in two rows.

@@ -1,15 +1,12 @@
 import json
-import os
-import signal
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from detectron2.data.detection_utils import read_image
 from tiny_run import write_model
 
-from anchor_heads.prediction import sources
+from anchor_heads.cli import inputs
 
 # An untrained model is sure of nothing.
 EVERYTHING = ("MODEL.RETINANET.SCORE_THRESH_TEST", 0.0)
@@ -75,15 +72,17 @@ def test_results_with_the_ids_of_an_annotation_file(model, command):
 
 def test_ctrl_c_keeps_what_was_predicted(model, command, monkeypatch):
     folder, arguments = model
+    read = inputs.read_record_image
 
-    def read_and_interrupt(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
-        return read_image(*args, **kwargs)
+    def read_or_interrupt(record):
+        if record["file_name"] == str(folder / "1.png"):
+            raise KeyboardInterrupt
+        return read(record)
 
-    monkeypatch.setattr(sources, "read_image", read_and_interrupt)
+    monkeypatch.setattr(inputs, "read_record_image", read_or_interrupt)
     options = [folder, "--json", folder / "a.json"]
     code, said, _ = command("predict", *arguments, *options)
-    assert code == 130 and f"Stopped at {folder / '0.png'}; 11 inputs after it" in said
+    assert code == 130 and "Predicted 1 images" in said and "rest of 12 inputs" in said
     assert len(json.loads((folder / "a.json").read_text())["images"]) == 1
 
 

@@ -1,0 +1,78 @@
+import pytest
+import torch
+from tiny_run import write_model
+
+from anchor_heads import get_cfg
+from anchor_heads.cli.models import PROPOSALS, annotated_categories, load_predictor, renamed
+
+CELLS = [{"id": 3, "name": "red"}, {"id": 7, "name": "white"}]
+
+
+def loaded(folder, meta_architecture="FreeAnchorRetinaNet", change=None, *overrides):
+    cfg = get_cfg()
+    if not (folder / "config.yaml").exists():
+        write_model(folder, meta_architecture)
+    cfg.merge_from_file(str(folder / "config.yaml"))
+    weights = folder / "model.pth"
+    if change:
+        content = torch.load(weights)
+        change(content)
+        torch.save(content, weights)
+    cfg.merge_from_list(["MODEL.WEIGHTS", str(weights), "DATASETS.TEST", (), *overrides])
+    return load_predictor(cfg)
+
+
+def test_classes_have_the_names_and_ids_that_training_noted(tmp_path, caplog):
+    _, categories = loaded(tmp_path)
+    assert categories == [{"id": 0, "name": "0"}, {"id": 1, "name": "1"}]
+    assert "names of the model's 2 classes are not known" in caplog.text
+
+    def note(content):
+        content |= {"class_names": ["red", "white"], "category_ids": [3, 7]}
+
+    caplog.clear()
+    assert loaded(tmp_path, change=note)[1] == CELLS and caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["GeneralizedRCNN", "ProposalNetwork"])
+def test_two_stage_models_and_proposals(tmp_path, name):
+    _, categories = loaded(tmp_path, name)
+    assert len(categories) == (2 if name == "GeneralizedRCNN" else 1)
+
+
+def test_categories_of_an_annotation_file_are_found_by_name_or_order():
+    listed = [{"id": 9, "name": "white"}, {"id": 12, "name": "red"}]
+    assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [12, 9]
+    listed = [{"id": 9, "name": "B"}, {"id": 4, "name": "A", "supercategory": "cell"}]
+    assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [4, 9]
+    assert [x["id"] for x in annotated_categories(PROPOSALS, {"categories": listed}, "x")] == [4]
+    with pytest.raises(ValueError, match=r"has 2 classes, and x has 1 \(A\)"):
+        annotated_categories(CELLS, {"categories": listed[1:]}, "x")
+
+
+def test_classes_can_be_renamed():
+    assert renamed(CELLS, ["rouge", "blanc"])[0] == {"id": 3, "name": "rouge"}
+    with pytest.raises(ValueError, match="has 2 classes, and --class-names 1 names"):
+        renamed(CELLS, ["a"])
+
+
+def test_weights_must_be_there_and_fit(tmp_path):
+    def fill(content):
+        content["model"]["head.cls_score.bias"].fill_(1.25)
+
+    predictor, _ = loaded(tmp_path, change=fill)
+    assert (predictor.model.head.cls_score.bias == 1.25).all()
+    with pytest.raises(ValueError, match="name a checkpoint with --weights"):
+        loaded(tmp_path, "", None, "MODEL.WEIGHTS", "")
+    with pytest.raises(FileNotFoundError, match="no file .*/none.pth"):
+        loaded(tmp_path, "", None, "MODEL.WEIGHTS", "none.pth")
+    with pytest.raises(ValueError, match="needs precomputed proposals"):
+        loaded(
+            tmp_path / "rcnn",
+            "GeneralizedRCNN",
+            None,
+            "MODEL.PROPOSAL_GENERATOR.NAME",
+            "PrecomputedProposals",
+        )
+    with pytest.raises(ValueError, match="INPUT.FORMAT is 'L'"):
+        loaded(tmp_path, "", None, "INPUT.FORMAT", "L")
