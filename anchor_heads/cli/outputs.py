@@ -34,7 +34,7 @@ VIDEO_CODECS = {
 }
 # What FFmpeg and OpenCV cannot do is told in words of the command.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.setLogLevel(0)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 WINDOW = "Predictions (q: quit)"
 Paint = Callable[[np.ndarray, Instances], np.ndarray]
