@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+from tiny_run import loggers_as_before
 
 from anchor_heads.cli import main
 
@@ -10,10 +11,11 @@ def command(capsys):
     """Runs a command in this process and returns its exit code, stdout and stderr."""
 
     def run(*command_line):
-        try:
-            code = main.main([str(x) for x in command_line])
-        except SystemExit as error:  # of argparse
-            code = error.code
+        with loggers_as_before():
+            try:
+                code = main.main([str(x) for x in command_line])
+            except SystemExit as error:  # of argparse
+                code = error.code
         said = capsys.readouterr()
         return code, said.out, said.err
 
