@@ -37,6 +37,7 @@ setup(
     extras_require={"timm": ["timm>=1.0"]},
     packages=[*find_packages(include=["anchor_heads", "anchor_heads.*"]), *METHODS, *CONFIGS],
     package_dir=METHODS | CONFIGS,
+    extras_require={"sahi": ["sahi"], "supervision": ["supervision"]},
     entry_points={"console_scripts": ["anchor-heads = anchor_heads.cli.main:main"]},
     package_data={
         "anchor_heads.configs": ["**/*.yaml"],

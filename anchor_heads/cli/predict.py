@@ -32,12 +32,12 @@ from anchor_heads.cli.arguments import (
 )
 from anchor_heads.cli.errors import INTERRUPTED
 from anchor_heads.cli.inputs import Source, find_sources, match_images
-from anchor_heads.cli.models import annotated_categories, load_predictor, metadata_of, renamed
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
 from anchor_heads.data.image_files import ImageFileError
-from anchor_heads.visualization.drawing import MIN_SHORT_SIDE, SCORE_THRESHOLD, paint_detections
+from anchor_heads.predictor import annotated_categories, load_predictor, metadata_of, renamed
+from anchor_heads.visualization.drawing import MIN_SHORT_SIDE, SCORE_THRESHOLD, draw_detections
 
 
 def add_arguments(parser):
@@ -99,7 +99,7 @@ def run(args) -> int:
 
     def paint(image, instances):
         scale = max(1.0, MIN_SHORT_SIDE / min(image.shape[:2]))
-        return paint_detections(image, instances, metadata, threshold, scale)
+        return draw_detections(image, instances, metadata, threshold, scale)
 
     pictures = Pictures(files, paint)
     outputs = [pictures] if args.output else []
@@ -185,8 +185,8 @@ def report(args, cfg, sources, threshold, summary) -> int:
     for side, where in enlarged.items():
         if number := sum(n for x, n in summary.short_sides.items() if x < side):
             print(
-                f"{number} of {num_done} images have a short side below {side} pixels, the smallest of "
-                f"{min(summary.short_sides)}: they are enlarged {where}"
+                f"{number} of {num_done} images have a short side below {side} pixels, the "
+                f"smallest of {min(summary.short_sides)}: they are enlarged {where}"
             )
     if args.output and summary.best_score is not None and summary.best_score < threshold:
         print(

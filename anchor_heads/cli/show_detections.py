@@ -11,9 +11,9 @@ from anchor_heads.cli.arguments import (
     check_outputs,
     load_config,
 )
-from anchor_heads.cli.models import load_predictor
 from anchor_heads.cli.outputs import write_picture
 from anchor_heads.data.checks import check_datasets
+from anchor_heads.predictor import load_predictor
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_set
 
 

@@ -21,10 +21,10 @@ from anchor_heads.cli.arguments import (
     load_config,
 )
 from anchor_heads.cli.inputs import find_sources
-from anchor_heads.cli.models import load_predictor, metadata_of
 from anchor_heads.cli.outputs import picture_files, write_picture
 from anchor_heads.data.image_files import read_record_image
 from anchor_heads.data.image_records import ImageRecords
+from anchor_heads.predictor import load_predictor, metadata_of
 from anchor_heads.visualization.anchor_pictures import picture_of_anchors
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 

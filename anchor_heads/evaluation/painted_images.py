@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from anchor_heads.data.image_files import read_record_image
-from anchor_heads.visualization.drawing import paint_detections
+from anchor_heads.visualization.drawing import draw_detections
 
 
 class PaintedImagesEvaluator(DatasetEvaluator):
@@ -35,7 +35,7 @@ class PaintedImagesEvaluator(DatasetEvaluator):
         for single_input, output in zip(inputs, outputs, strict=True):
             instances = output["instances"] if "instances" in output else output["proposals"]
             image = read_record_image(single_input)
-            painted = paint_detections(image, instances, self._metadata)
+            painted = draw_detections(image, instances, self._metadata)
             path = os.path.join(self._output_dir, self._relative_path(single_input))
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if not cv2.imwrite(path, painted):

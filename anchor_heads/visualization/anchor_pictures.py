@@ -1,9 +1,7 @@
-"""Pictures of a model's anchors: where it wants them, which it has, and what it detects.
+"""Pictures of a model's anchors: location maps, anchors and detections.
 
 All images are (H, W, 3) uint8 arrays in BGR.
 """
-
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,16 +12,12 @@ from detectron2.structures import Boxes, Instances
 
 from anchor_heads.anchor_generation.strategy import LocationMap
 from anchor_heads.visualization.drawing import (
-    LINE_HEIGHT,
-    MARGIN,
-    MAX_PROPOSALS,
+    COLORMAP,
     SCORE_THRESHOLD,
-    captioned,
-    grid,
-    paint_detections,
-    text_width,
-    wrapped,
-    write,
+    Panel,
+    draw_detections,
+    draw_panels,
+    lowered_threshold,
 )
 from anchor_heads.visualization.inspected_anchors import InspectedAnchors, inspect_anchors
 
@@ -32,22 +26,10 @@ PANEL_SIDE = 600
 # Proposals have no score to choose objects by: so many of the best stand in for them.
 MAX_PROPOSAL_OBJECTS = 10
 
-# From violet to yellow. Darker ones are left out: boxes are seen on dark grey.
-_COLORS = cv2.applyColorMap(np.arange(50, 256, dtype=np.uint8), cv2.COLORMAP_PLASMA)[:, 0]
 _SHADE = 0.5  # brightness of a map's colours where the image is black; 1 where it is white
 _BRIGHTNESS = 0.5
-_BAR_WIDTH, _BAR_HEIGHT = 100, 10
 _OUTSIDE = 10  # pixels away from the image, where a line does not show
 _CYAN = (255, 255, 0)  # unlike the colours above
-
-
-class Panel(NamedTuple):
-    """A part of a picture, with the text above it."""
-
-    image: np.ndarray
-    caption: str
-    legend: tuple[str, float] = ("", 0.0)
-    """What the colours mean, and the value of the last; 0 for no legend."""
 
 
 @torch.no_grad()
@@ -79,14 +61,34 @@ def picture_of_anchors(
     (output,) = predictor.model([{"image": tensor, "height": height, "width": width}])
     found = output["instances" if "instances" in output else "proposals"].to("cpu")
 
+    threshold, found_text = lowered_threshold(found, score_threshold)
     if annotations is None:
-        objects, source = stand_in_objects(found, input_size, score_threshold)
+        objects, source = stand_in_objects(found, input_size, threshold)
     else:
         objects = annotated_objects(annotations, resize, input_size)
-        source = _counted(len(objects), "annotated object")
+        source = f"annotated objects ({len(objects)})"
     inspected = inspect_anchors(predictor.model, tensor, objects)
     panel = T.ResizeTransform(*image.shape[:2], height, width).apply_image(image)
-    return anchor_panels(panel, inspected, objects, source, found, metadata, score_threshold)
+    highest = max((float(x.probability.max()) for x in inspected.location_maps), default=0.0)
+    panels = [
+        Panel(
+            draw_location_map(panel, x, inspected.image_size, highest),
+            _describe(x),
+            "probability",
+            highest,
+        )
+        for x in inspected.location_maps
+    ]
+    panels += [
+        Panel(
+            draw_anchors(panel, inspected, objects.gt_boxes),
+            f"{inspected.caption}. Cyan: {source}",
+            inspected.score_name if len(inspected.scores) else "",
+            _highest(inspected),
+        ),
+        Panel(draw_detections(panel, found, metadata, threshold, scale=1.0), found_text),
+    ]
+    return draw_panels(panels, columns=2 if len(panels) < 4 else -(-len(panels) // 2))
 
 
 def annotated_objects(annotations: list[dict], transform, image_size: tuple[int, int]) -> Instances:
@@ -127,67 +129,17 @@ def stand_in_objects(
     if found.has("proposal_boxes"):
         best = found.objectness_logits.argsort(descending=True)[:MAX_PROPOSAL_OBJECTS]
         boxes, classes = found.proposal_boxes[best], torch.zeros_like(best)
-        source = f"best {_counted(len(best), 'proposal')}, for lack of annotated objects"
+        source = f"best proposals ({len(best)}), since no object is annotated"
     else:
         found = found[found.scores >= score_threshold]
         boxes, classes = found.pred_boxes.clone(), found.pred_classes
-        source = f"{_counted(len(found), 'detection')}, for lack of annotated objects"
+        source = f"detections ({len(found)}), since no object is annotated"
     height, width = found.image_size
     boxes.scale(image_size[1] / width, image_size[0] / height)
     return Instances(image_size, gt_boxes=boxes, gt_classes=classes), source
 
 
-def anchor_panels(
-    image: np.ndarray,
-    inspected: InspectedAnchors,
-    objects: Instances,
-    source: str,
-    found: Instances,
-    metadata,
-    score_threshold: float = SCORE_THRESHOLD,
-) -> np.ndarray:
-    """The panels of :func:`picture_of_anchors`.
-
-    Args:
-        image (ndarray): BGR image in the size of a panel.
-        inspected (InspectedAnchors): the anchors.
-        objects (Instances): with "gt_boxes", in the frame of the network's input.
-        source (str): what the objects are.
-        found (Instances): detections or proposals, in the frame of ``image``.
-        metadata (Metadata): its "thing_classes" name the classes.
-        score_threshold (float): detections with a lower score are left out.
-    """
-    highest = max((float(x.probability.max()) for x in inspected.location_maps), default=0.0)
-    panels = [
-        Panel(
-            paint_location_map(image, x, inspected.image_size, highest),
-            _describe_map(x),
-            ("probability", highest),
-        )
-        for x in inspected.location_maps
-    ]
-    panels.append(
-        Panel(
-            paint_anchors(image, inspected, objects.gt_boxes),
-            f"{inspected.caption}. Cyan: {source}",
-            (inspected.score_name, _strongest(inspected)),
-        )
-    )
-    panels.append(
-        Panel(
-            paint_detections(image, found, metadata, score_threshold, scale=1.0),
-            _describe_found(found, score_threshold),
-        )
-    )
-    texts = [wrapped(panel.caption, image.shape[1]) for panel in panels]
-    lines = max(map(len, texts)) + 1
-    return grid(
-        [_captioned(panel, text, lines) for panel, text in zip(panels, texts, strict=True)],
-        columns=2 if len(panels) < 4 else -(-len(panels) // 2),
-    )
-
-
-def paint_location_map(
+def draw_location_map(
     image: np.ndarray, location_map: LocationMap, image_size: tuple[int, int], highest: float
 ) -> np.ndarray:
     """The map in colours, from probability 0 to ``highest``, shaded by the image.
@@ -212,28 +164,28 @@ def paint_location_map(
     return (colors * shade[..., None]).round().astype(np.uint8)
 
 
-def paint_anchors(
+def draw_anchors(
     image: np.ndarray, inspected: InspectedAnchors, objects: Boxes, highest: float | None = None
 ) -> np.ndarray:
-    """The image in dark grey with anchors coloured by score, the strongest on top.
+    """The image in dark grey with anchors coloured by score, the highest on top.
 
     Args:
         image (ndarray): BGR image.
         inspected (InspectedAnchors): the anchors.
-        objects (Boxes): objects in the frame of the network's input, painted cyan.
-        highest (float or None): score that has the last colour; None for that of the strongest.
+        objects (Boxes): objects in the frame of the network's input, drawn in cyan.
+        highest (float or None): score that has the last colour; None for the highest of them.
     """
     picture = _dark_grey(image)
     scale = np.divide(image.shape[1::-1], inspected.image_size[::-1])
     score = inspected.scores.cpu().numpy()
     boxes = inspected.boxes.cpu().numpy()
-    highest = highest or _strongest(inspected)
+    highest = highest or _highest(inspected)
     colors = _colors(score, highest)
     for i in score.argsort(kind="stable"):
         thickness = 2 if score[i] > highest / 2 else 1
         _rectangle(picture, boxes[i], scale, colors[i].tolist(), thickness)
     for box in objects.tensor.cpu().numpy():
-        _rectangle(picture, box, scale, _CYAN, thickness=1)  # a strong anchor below it has a rim
+        _rectangle(picture, box, scale, _CYAN, thickness=1)  # a thick anchor below it has a rim
     return picture
 
 
@@ -257,9 +209,8 @@ def _nearest(pixels: int, size: int, locations: int, location_map: LocationMap) 
 
 
 def _colors(values: np.ndarray, highest: float) -> np.ndarray:
-    """(..., 3) colours of values from 0 to ``highest``."""
-    share = (values / max(highest, 1e-12)).clip(0, 1)
-    return _COLORS[np.round(share * (len(_COLORS) - 1)).astype(int)]
+    """(..., 3) BGR colours of values from 0 to ``highest``."""
+    return COLORMAP(values / max(highest, 1e-12), bytes=True)[..., 2::-1]
 
 
 def _dark_grey(image: np.ndarray) -> np.ndarray:
@@ -267,40 +218,14 @@ def _dark_grey(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor((_BRIGHTNESS * grey).astype(np.uint8), cv2.COLOR_GRAY2BGR)
 
 
-def _strongest(inspected: InspectedAnchors) -> float:
+def _highest(inspected: InspectedAnchors) -> float:
     return float(inspected.scores.max()) if len(inspected.scores) else 0.0
 
 
-def _describe_map(location_map: LocationMap) -> str:
+def _describe(location_map: LocationMap) -> str:
     probability, threshold = location_map.probability, location_map.threshold
     kept = float((probability >= threshold).float().mean())
     return (
-        f"Location {location_map.level}: max {float(probability.max()):.2g}, "
-        f"{100 * kept:.1f} % at or above {threshold:g}"
+        f"Location {location_map.level}: at most {float(probability.max()):.2g}, "
+        f"{kept:.1%} at or above {threshold:g}"
     )
-
-
-def _describe_found(found: Instances, score_threshold: float) -> str:
-    if found.has("proposal_boxes"):
-        return f"Best {min(len(found), MAX_PROPOSALS)} of {_counted(len(found), 'proposal')}"
-    shown = int((found.scores >= score_threshold).sum())
-    return f"{_counted(shown, 'detection')} with a score from {score_threshold:.0%} on"
-
-
-def _captioned(panel: Panel, text: list[str], lines: int) -> np.ndarray:
-    """The panel below a caption of ``lines`` lines, of which the last is for the legend."""
-    picture = captioned(panel.image, text + [""] * (lines - len(text)))
-    name, highest = panel.legend
-    if highest > 0:
-        bottom = lines * LINE_HEIGHT
-        before = f"{name} 0 "
-        x = MARGIN + text_width(before)
-        write(picture, before, MARGIN, bottom)
-        bar = color_bar(_BAR_WIDTH, _BAR_HEIGHT)
-        picture[bottom - 4 - _BAR_HEIGHT : bottom - 4, x : x + _BAR_WIDTH] = bar
-        write(picture, f" {highest:.2g}", x + _BAR_WIDTH, bottom)
-    return picture
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

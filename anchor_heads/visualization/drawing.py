@@ -1,41 +1,61 @@
 """Pictures of ground truth and detections. All images are (H, W, 3) uint8 arrays in BGR."""
 
+import io
+import textwrap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
+import matplotlib
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
 
 from anchor_heads.data.image_files import read_record_image
 
 # Small images are enlarged so that labels can be read; huge ones are reduced.
 MIN_SHORT_SIDE = 320
 MAX_LONG_SIDE = 1333
-# What is painted of an image's detections: more would hide the image.
+# What is drawn of an image's detections: more would hide the image.
 SCORE_THRESHOLD = 0.5
 MAX_DETECTIONS = 100
 MAX_PROPOSALS = 30
+# Of detections that all score less.
+MAX_BELOW_THRESHOLD = 5
 
-MIN_CAPTION_WIDTH = 320
-LINE_HEIGHT = 22
+# From violet to yellow, without the darkest colours, which do not show on dark grey.
+COLORMAP = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.2, 1, 256)))
 
-_FONT = {"fontFace": cv2.FONT_HERSHEY_SIMPLEX, "fontScale": 0.55, "thickness": 1}
-MARGIN = 6
-_GAP = 6
-_WHITE = 255
+_DPI = 100  # an inch has 72 points
+_FONT_SIZE = 9  # points
+_CHARACTER = 7  # pixels that a character is wide
+_TEXT_HEIGHT = 150  # pixels that caption and legend have at most; what is left is cut off
 
 
-def paint_detections(
+class Panel(NamedTuple):
+    """A part of a picture."""
+
+    image: np.ndarray
+    caption: str
+    legend: str = ""
+    """What the colours of COLORMAP mean; "" for none."""
+    highest: float = 1.0
+    """The value of the last colour; that of the first is 0."""
+
+
+def draw_detections(
     image: np.ndarray,
     instances: Instances,
     metadata,
     score_threshold: float = SCORE_THRESHOLD,
     scale: float | None = None,
 ) -> np.ndarray:
-    """The image with detections, or the best proposals, painted in.
+    """The image with its detections, or its best proposals.
 
     Args:
         image (ndarray): BGR image.
@@ -43,7 +63,7 @@ def paint_detections(
         metadata (Metadata): of the data set; its "thing_classes" name the classes, its
             "keypoint_connection_rules" say which keypoints are joined.
         score_threshold (float): detections with a lower score are left out.
-        scale (float or None): how much the image is enlarged; None for a handy size.
+        scale (float or None): how much the image is enlarged; None for a size that can be read.
 
     Returns:
         ndarray: BGR image.
@@ -52,9 +72,8 @@ def paint_detections(
     if instances.has("proposal_boxes"):
         best = instances.objectness_logits.argsort(descending=True)[:MAX_PROPOSALS]
         boxes = instances.proposal_boxes.tensor[best].numpy()
-        return _paint(image, boxes, labels=None, classes=range(len(boxes)), scale=scale)
-    best = instances.scores.argsort(descending=True)[:MAX_DETECTIONS]
-    instances = instances[best]
+        return _draw(image, boxes, labels=None, classes=range(len(boxes)), scale=scale)
+    instances = instances[instances.scores.argsort(descending=True)[:MAX_DETECTIONS]]
     instances = instances[instances.scores >= score_threshold]
     classes = instances.pred_classes.tolist()
     labels = [
@@ -64,11 +83,11 @@ def paint_detections(
     masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None
     keypoints = list(instances.pred_keypoints.numpy()) if instances.has("pred_keypoints") else None
     boxes = instances.pred_boxes.tensor.numpy()
-    return _paint(image, boxes, labels, classes, masks, keypoints, scale, metadata)
+    return _draw(image, boxes, labels, classes, masks, keypoints, scale, metadata)
 
 
-def paint_ground_truth(image: np.ndarray, ground_truth: Instances | dict, metadata) -> np.ndarray:
-    """The image with its annotated boxes painted in.
+def draw_ground_truth(image: np.ndarray, ground_truth: Instances | dict, metadata) -> np.ndarray:
+    """The image with its annotated boxes.
 
     Args:
         image (ndarray): BGR image.
@@ -77,12 +96,12 @@ def paint_ground_truth(image: np.ndarray, ground_truth: Instances | dict, metada
         metadata (Metadata): of the data set; its "thing_classes" name the classes.
 
     Returns:
-        ndarray: BGR image, enlarged or reduced to a handy size.
+        ndarray: BGR image, enlarged or reduced to a size that can be read.
     """
     if isinstance(ground_truth, Instances):
         boxes = ground_truth.gt_boxes.tensor.cpu().numpy()
         classes = ground_truth.gt_classes.tolist()
-        return _paint(image, boxes, _names(classes, metadata), classes)
+        return _draw(image, boxes, _names(classes, metadata), classes)
     annotations = ground_truth.get("annotations", [])
     boxes = [
         BoxMode.convert(ann["bbox"], ann["bbox_mode"], BoxMode.XYXY_ABS) for ann in annotations
@@ -92,7 +111,32 @@ def paint_ground_truth(image: np.ndarray, ground_truth: Instances | dict, metada
         f"{name} (crowd)" if ann.get("iscrowd", 0) else name
         for name, ann in zip(_names(classes, metadata), annotations, strict=True)
     ]
-    return _paint(image, np.array(boxes, dtype=np.float32).reshape(-1, 4), labels, classes)
+    return _draw(image, np.array(boxes, dtype=np.float32).reshape(-1, 4), labels, classes)
+
+
+def lowered_threshold(instances: Instances, score_threshold: float) -> tuple[float, str]:
+    """A score that some detections have, where none has the one that is asked for.
+
+    Args:
+        instances (Instances): detections or proposals.
+        score_threshold (float): the score that is asked for.
+
+    Returns:
+        float: the threshold to draw with.
+        str: what is then drawn.
+    """
+    if instances.has("proposal_boxes"):
+        number = len(instances)
+        return score_threshold, f"Best {min(number, MAX_PROPOSALS)} of {number} proposals"
+    scores = instances.scores.sort(descending=True).values
+    number = int((scores >= score_threshold).sum())
+    if number or not len(scores):
+        return score_threshold, f"Detections with a score >= {score_threshold:.0%}: {number}"
+    scores = scores[:MAX_BELOW_THRESHOLD]
+    return float(scores[-1]), (
+        f"No detection has a score >= {score_threshold:.0%}. Shown: the best {len(scores)}, with "
+        f"scores up to {float(scores[0]):.1%}"
+    )
 
 
 def ground_truth_beside_detections(
@@ -102,35 +146,16 @@ def ground_truth_beside_detections(
     metadata,
     score_threshold: float = SCORE_THRESHOLD,
 ) -> np.ndarray:
-    """Two copies of the image side by side: the annotated boxes, and what the model found.
+    """Two copies of the image side by side: the annotated boxes, and the detections.
 
-    Args: see :func:`paint_ground_truth` and :func:`paint_detections`.
+    Args: see :func:`draw_ground_truth`, :func:`draw_detections` and :func:`lowered_threshold`.
     """
-    painted = {
-        "ground truth": paint_ground_truth(image, ground_truth, metadata),
-        "detections": paint_detections(image, instances, metadata, score_threshold),
-    }
-    return grid([captioned(x, [caption]) for caption, x in painted.items()], columns=2)
-
-
-def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """One picture of several, row by row, each in the upper left corner of a cell of equal size.
-
-    Args:
-        images (sequence of ndarray): at least one BGR image; sizes may differ.
-        columns (int): images per row, at least 1.
-    """
-    if not images or columns < 1:
-        raise ValueError(f"A grid of {len(images)} images in {columns} columns is empty.")
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    height = max(x.shape[0] for x in images) + _GAP
-    width = max(x.shape[1] for x in images) + _GAP
-    picture = np.full((rows * height - _GAP, columns * width - _GAP, 3), _WHITE, np.uint8)
-    for i, image in enumerate(images):
-        y, x = i // columns * height, i % columns * width
-        picture[y : y + image.shape[0], x : x + image.shape[1]] = image
-    return picture
+    threshold, caption = lowered_threshold(instances, score_threshold)
+    panels = [
+        Panel(draw_ground_truth(image, ground_truth, metadata), "Ground truth"),
+        Panel(draw_detections(image, instances, metadata, threshold), caption),
+    ]
+    return draw_panels(panels, columns=2)
 
 
 def picture_of_data_set(
@@ -143,62 +168,62 @@ def picture_of_data_set(
             {"proposals": Instances}, such as Detectron2's DefaultPredictor.
         dataset_name (str): a registered data set.
         num_images (int): how many images, at most.
-        score_threshold (float): detections with a lower score are left out.
+        score_threshold (float): see :func:`lowered_threshold`.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    pairs = []
+    panels = []
     for record in DatasetCatalog.get(dataset_name)[:num_images]:
         image = read_record_image(record)
         output = predictor(image)
         instances = output["instances"] if "instances" in output else output["proposals"]
-        pairs.append(
-            ground_truth_beside_detections(image, record, instances, metadata, score_threshold)
-        )
-    return grid(pairs, columns=2)
+        threshold, caption = lowered_threshold(instances, score_threshold)
+        panels += [
+            Panel(draw_ground_truth(image, record, metadata), "Ground truth"),
+            Panel(draw_detections(image, instances, metadata, threshold), caption),
+        ]
+    return draw_panels(panels, columns=4)
 
 
-def captioned(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    """The image below some lines of text, on white that is wide enough to hold a few words."""
-    height, width = image.shape[:2]
-    top = LINE_HEIGHT * len(lines) + MARGIN
-    picture = np.full((top + height, max(width, MIN_CAPTION_WIDTH), 3), _WHITE, np.uint8)
-    for i, line in enumerate(lines):
-        write(picture, line, MARGIN, (i + 1) * LINE_HEIGHT)
-    picture[top:, :width] = image
-    return picture
+def draw_panels(panels: Sequence[Panel], columns: int) -> np.ndarray:
+    """One picture of several, row by row, each below its caption and at the same scale.
+
+    Args:
+        panels (sequence of Panel): at least one.
+        columns (int): panels per row, at least 1.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    height, width = np.max([panel.image.shape[:2] for panel in panels], axis=0)
+    size = np.array([columns * width, rows * (height + _TEXT_HEIGHT)])
+    figure = Figure(size / _DPI, _DPI, layout="compressed")
+    all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, panel in zip(all_axes, panels, strict=False):
+        axes.imshow(panel.image[..., ::-1])
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        caption = textwrap.fill(panel.caption, int(width / _CHARACTER))
+        axes.set_title(caption, loc="left", fontsize=_FONT_SIZE)
+        if panel.legend:
+            colors = ScalarMappable(Normalize(0, panel.highest), COLORMAP)
+            bar = figure.colorbar(
+                colors, ax=axes, location="bottom", shrink=0.5, aspect=30, pad=0.02
+            )
+            bar.set_label(panel.legend, fontsize=_FONT_SIZE)
+            bar.ax.tick_params(labelsize=_FONT_SIZE)
+    for axes in all_axes:
+        axes.axis("off")
+    file = io.BytesIO()
+    figure.savefig(file, bbox_inches="tight", pad_inches=0.05)
+    return cv2.imdecode(np.frombuffer(file.getbuffer(), np.uint8), cv2.IMREAD_COLOR)
 
 
-def write(image: np.ndarray, text: str, x: int, y: int) -> None:
-    """Write black text into the image, its base line starting at x, y."""
-    cv2.putText(image, text, (x, y - 4), color=(0, 0, 0), lineType=cv2.LINE_AA, **_FONT)
-
-
-def text_width(text: str) -> int:
-    """Width in pixels of what :func:`write` writes."""
-    return cv2.getTextSize(text, **_FONT)[0][0]
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """Break text into lines that :func:`captioned` has room for over an image of this width."""
-    room = max(width, MIN_CAPTION_WIDTH) - 2 * MARGIN
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".lstrip()
-        if lines[-1] and text_width(longer) > room:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-def _paint(
+def _draw(
     image, boxes, labels, classes, masks=None, keypoints=None, scale=None, metadata=None
 ) -> np.ndarray:
     if scale is None:
         height, width = image.shape[:2]
         scale = max(1.0, MIN_SHORT_SIDE / min(height, width))
         scale = min(scale, MAX_LONG_SIDE / max(height, width))
-    # Colours are named here since Visualizer would draw them from numpy's global generator.
+    # Colours are named here since Visualizer would take them from numpy's global generator.
     palette = colormap(rgb=True, maximum=1)
     colors = [palette[i % len(palette)] for i in classes]
     visualizer = Visualizer(image[:, :, ::-1], metadata, scale)

@@ -14,13 +14,13 @@ from anchor_heads.anchor_generation.strategy import LocationMap
 from anchor_heads.visualization import anchor_pictures
 from anchor_heads.visualization.anchor_pictures import (
     PANEL_SIDE,
-    anchor_panels,
     annotated_objects,
-    paint_anchors,
-    paint_location_map,
+    draw_anchors,
+    draw_location_map,
     picture_of_anchors,
     stand_in_objects,
 )
+from anchor_heads.visualization.drawing import draw_panels
 from anchor_heads.visualization.inspected_anchors import InspectedAnchors
 
 METADATA = Metadata(name="anchor_pictures_test", thing_classes=["cat", "dog"])
@@ -52,7 +52,7 @@ def test_a_location_map_is_hottest_around_its_peak(offset, left, top):
     probability = torch.full((4, 7), 0.1)
     probability[1, 3] = 0.8
     location_map = LocationMap("p4", probability, 0.01, stride=16, offset=offset)
-    painted = paint_location_map(image(), location_map, (50, 100), highest=0.8)
+    painted = draw_location_map(image(), location_map, (50, 100), highest=0.8)
     brightness = painted.sum(axis=2)
     rows, columns = np.nonzero(brightness == brightness.max())
     assert (columns.min(), columns.max() + 1) == (left, left + 32)
@@ -63,13 +63,13 @@ def test_a_location_map_is_hottest_around_its_peak(offset, left, top):
 def test_colors_of_location_maps_can_be_compared():
     low = LocationMap("p4", torch.full((4, 7), 0.2), 0.01, stride=16, offset=0.5)
     high = LocationMap("p4", torch.full((4, 7), 0.9), 0.01, stride=16, offset=0.5)
-    dim, bright = (paint_location_map(image(), x, (50, 100), highest=0.9) for x in (low, high))
+    dim, bright = (draw_location_map(image(), x, (50, 100), highest=0.9) for x in (low, high))
     assert dim.astype(int).sum() < 0.7 * bright.astype(int).sum()
 
 
-def test_anchors_are_where_they_belong_and_the_strongest_is_on_top():
+def test_anchors_are_where_they_belong_and_the_highest_score_is_on_top():
     overlapping = [[10, 10, 40, 40], [10, 10, 40, 40], [60, 10, 90, 40]]
-    painted = paint_anchors(image(), inspected(overlapping, [0.9, 0.1, 0.1]), boxes())
+    painted = draw_anchors(image(), inspected(overlapping, [0.9, 0.1, 0.1]), boxes())
     assert painted.shape == (100, 200, 3)
     changed = (painted != painted[0, 0]).any(axis=2)
     assert changed[20, 20:80].all() and changed[79, 20:80].all()  # at twice the size
@@ -81,13 +81,13 @@ def test_anchors_are_where_they_belong_and_the_strongest_is_on_top():
 
 def test_objects_are_on_top_of_the_anchors():
     everywhere = [[10, 10, 40, 40]]
-    painted = paint_anchors(image(), inspected(everywhere, [0.9]), boxes(*everywhere))
+    painted = draw_anchors(image(), inspected(everywhere, [0.9]), boxes(*everywhere))
     assert (painted[50, 20] == CYAN).all()
     assert not (painted[50, 19] == CYAN).all() and (painted[50, 19] != painted[0, 0]).any()
 
 
 def test_anchors_beyond_all_bounds_are_painted_too():
-    painted = paint_anchors(image(), inspected([[-1e9, 10, 1e12, 40]], [0.5]), boxes())
+    painted = draw_anchors(image(), inspected([[-1e9, 10, 1e12, 40]], [0.5]), boxes())
     assert (painted[20] != painted[0, 0]).any(axis=1).all()
 
 
@@ -117,7 +117,7 @@ def test_detections_stand_in_for_objects_from_their_score_on():
     objects, source = stand_in_objects(found, (50, 400))
     assert objects.gt_boxes.tensor.tolist() == [[20, 10, 80, 30], [2, 1, 6, 2]]
     assert objects.gt_classes.tolist() == [1, 0] and objects.image_size == (50, 400)
-    assert source == "2 detections, for lack of annotated objects"
+    assert source == "detections (2), since no object is annotated"
     assert found.pred_boxes.tensor[0].tolist() == [10, 20, 40, 60]
     assert len(stand_in_objects(found, (50, 400), score_threshold=0.4)[0]) == 3
 
@@ -129,79 +129,70 @@ def test_the_best_proposals_stand_in_for_objects():
     objects, source = stand_in_objects(found, (50, 100))
     assert objects.gt_boxes.tensor[:, 0].tolist() == list(range(29, 19, -1))
     assert objects.gt_classes.tolist() == [0] * 10
-    assert source == "best 10 proposals, for lack of annotated objects"
-
-
-def arguments_of(monkeypatch, name, position):
-    """A list that collects an argument of each call of a function."""
-    function, collected = getattr(anchor_pictures, name), []
-
-    def call(*args):
-        collected.append(args[position])
-        return function(*args)
-
-    monkeypatch.setattr(anchor_pictures, name, call)
-    return collected
-
-
-def test_panels_with_their_captions(monkeypatch):
-    captions = arguments_of(monkeypatch, "wrapped", 0)
-    legends = arguments_of(monkeypatch, "write", 1)
-    probability = torch.tensor([[0.83, 0.001], [0.01, 0.002]])
-    maps = [LocationMap(f"p{i}", probability, 0.01, 32, 0.5) for i in (3, 4, 5)]
-    found = Instances(
-        (100, 200),
-        pred_boxes=boxes([10, 20, 40, 60]),
-        scores=torch.tensor([0.3]),
-        pred_classes=torch.tensor([1]),
-    )
-    objects = Instances((50, 100), gt_boxes=boxes([10, 10, 40, 40]))
-    of_maps = inspected([[10, 10, 40, 40]], [0.25], location_maps=maps)
-    picture = anchor_panels(image(), of_maps, objects, "1 annotated object", found, METADATA)
-    assert captions == [
-        "Location p3: max 0.83, 50.0 % at or above 0.01",
-        "Location p4: max 0.83, 50.0 % at or above 0.01",
-        "Location p5: max 0.83, 50.0 % at or above 0.01",
-        "Some anchors. Cyan: 1 annotated object",
-        "0 detections with a score from 50% on",
-    ]
-    assert legends == ["probability 0 ", " 0.83"] * 3 + ["likelihood 0 ", " 0.25"]
-    height, width = picture.shape[:2]
-    assert width // 320 == 3 and 2 * 100 < height < 2 * 200
-
-    without = anchor_panels(
-        image(), inspected([], []), objects, "1 annotated object", found, METADATA
-    )
-    assert without.shape[1] // 320 == 2 and without.shape[0] < 200
-
-    captions.clear()
-    lower = anchor_panels(image(), inspected([], []), objects, "", found, METADATA, 0.3)
-    assert captions[-1] == "1 detection with a score from 30% on"
-    assert (lower != anchor_panels(image(), inspected([], []), objects, "", found, METADATA)).any()
+    assert source == "best proposals (10), since no object is annotated"
 
 
 MODELS = {
-    "RetinaNet": (2, "1 annotated object"),
-    "FreeAnchorRetinaNet": (2, "1 annotated object"),
-    "GuidedAnchorRetinaNet": (5, "1 annotated object"),
-    "GeneralizedRCNN": (2, "1 annotated object"),
-    "ProposalNetwork": (2, None),
+    "RetinaNet": 2,
+    "FreeAnchorRetinaNet": 2,
+    "GuidedAnchorRetinaNet": 5,
+    "GeneralizedRCNN": 2,
+    "ProposalNetwork": 2,
 }
 
 
+@pytest.fixture
+def panels(monkeypatch):
+    """The panels of the pictures that are drawn."""
+    drawn = []
+
+    def draw_and_keep(panels, columns):
+        drawn.extend(panels)
+        return draw_panels(panels, columns)
+
+    monkeypatch.setattr(anchor_pictures, "draw_panels", draw_and_keep)
+    return drawn
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_picture_of_an_image(tmp_path, name):
-    num_panels, source = MODELS[name]
+def test_picture_of_an_image(tmp_path, panels, name):
     cfg = get_cfg()
     cfg.merge_from_file(write_config(tmp_path, name))
     predictor = DefaultPredictor(cfg)
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     annotations = [{"bbox": [5, 5, 40, 30], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}]
-    picture = picture_of_anchors(predictor, pixels, METADATA, source and annotations)
-    columns, rows = {2: (2, 1), 5: (3, 2)}[num_panels]
-    height, width = picture.shape[:2]
-    assert columns * PANEL_SIDE <= width < columns * PANEL_SIDE + 20
-    assert rows * PANEL_SIDE * 3 / 4 < height < rows * (PANEL_SIDE * 3 / 4 + 100)
+    annotations = None if name == "ProposalNetwork" else annotations
+    picture = picture_of_anchors(predictor, pixels, METADATA, annotations)
+    assert len(panels) == MODELS[name]
+    assert {panel.image.shape for panel in panels} == {(PANEL_SIDE * 3 // 4, PANEL_SIDE, 3)}
+    assert picture.shape[1] == pytest.approx((3 if len(panels) == 5 else 2) * PANEL_SIDE, abs=80)
+    *_, anchors, found = panels
+    source = "best proposals (10)" if annotations is None else "annotated objects (1)"
+    assert source in anchors.caption
+    expected = "Best 30 of" if name == "ProposalNetwork" else "Detections with a score >= 50%: 0"
+    assert found.caption.startswith(expected)
+
+
+def test_detections_below_the_threshold_are_better_than_none(tmp_path, panels):
+    cfg = get_cfg()
+    overrides = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0]
+    cfg.merge_from_file(write_config(tmp_path, "FreeAnchorRetinaNet", overrides))
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    picture_of_anchors(DefaultPredictor(cfg), pixels, METADATA)
+    anchors, found = panels
+    assert found.caption.startswith("No detection has a score >= 50%. Shown: the best 5")
+    assert "Cyan: detections (5), since no object is annotated" in anchors.caption
+
+
+def test_location_maps_say_how_much_they_keep(tmp_path, panels):
+    cfg = get_cfg()
+    cfg.merge_from_file(write_config(tmp_path, "GuidedAnchorRetinaNet"))
+    picture_of_anchors(DefaultPredictor(cfg), np.zeros((60, 80, 3), np.uint8), METADATA, [])
+    maps = panels[:3]
+    for panel, level in zip(maps, ("p3", "p4", "p5"), strict=True):
+        assert panel.caption.startswith(f"Location {level}: at most 0.0")
+        assert panel.legend == "probability"
+    assert len({panel.highest for panel in maps}) == 1  # one colour scale
 
 
 def test_the_model_gets_the_channels_that_it_wants(tmp_path):

@@ -17,7 +17,7 @@ from anchor_heads.analysis.comparison.measure import (
     to_input,
 )
 from anchor_heads.data.image_files import read_record_image
-from anchor_heads.visualization.anchor_pictures import color_bar, paint_anchors
+from anchor_heads.visualization.anchor_pictures import color_bar, draw_anchors
 from anchor_heads.visualization.inspected_anchors import InspectedAnchors, inspect_anchors
 
 # Long side in pixels.
@@ -93,7 +93,7 @@ def _resized(image: np.ndarray) -> np.ndarray:
 
 
 def _picture(image, inspected, objects, highest=None) -> Picture:
-    painted = paint_anchors(image, inspected, objects, highest)
+    painted = draw_anchors(image, inspected, objects, highest)
     _, jpeg = cv2.imencode(".jpg", painted, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     strongest = float(inspected.scores.max()) if len(inspected.scores) else 0.0
     colors = f"Colours: {inspected.score_name} 0 to {highest or strongest:.2g}"

@@ -3,7 +3,7 @@ import torch
 from tiny_run import write_model
 
 from anchor_heads import get_cfg
-from anchor_heads.cli.models import PROPOSALS, annotated_categories, load_predictor, renamed
+from anchor_heads.predictor import PROPOSALS, annotated_categories, load_predictor, renamed
 
 CELLS = [{"id": 3, "name": "red"}, {"id": 7, "name": "white"}]
 
