@@ -34,10 +34,13 @@ setup(
         "jinja2",
     ],
     # What only some models or commands need.
-    extras_require={"timm": ["timm>=1.0"]},
+    extras_require={
+        "sahi": ["sahi"],
+        "supervision": ["supervision"],
+        "timm": ["timm>=1.0"],
+    },
     packages=[*find_packages(include=["anchor_heads", "anchor_heads.*"]), *METHODS, *CONFIGS],
     package_dir=METHODS | CONFIGS,
-    extras_require={"sahi": ["sahi"], "supervision": ["supervision"]},
     entry_points={"console_scripts": ["anchor-heads = anchor_heads.cli.main:main"]},
     package_data={
         "anchor_heads.configs": ["**/*.yaml"],
