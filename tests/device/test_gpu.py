@@ -148,7 +148,7 @@ def test_memory_of_a_step_does_not_grow_with_the_objects(config):
 )
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path, meta_architecture):
     overrides = ["MODEL.DEVICE", DEVICE, "MODEL.RETINANET.IOU_THRESHOLDS", [0.5]]
-    overrides += ["MODEL.RETINANET.IOU_LABELS", [0, 1]]
+    overrides += ["MODEL.RETINANET.IOU_LABELS", [0, 1], "SOLVER.BASE_LR", 0.001]
     write_data_set(tmp_path)
     config = write_config(tmp_path, meta_architecture, overrides)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -158,4 +158,4 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path, meta_architect
     resumed = load_weights(parts)
     for name, weight in load_weights(whole).items():
         # Kernels that add in any order make two runs differ by rounding.
-        torch.testing.assert_close(resumed[name], weight, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(resumed[name], weight, rtol=1e-3, atol=1e-4)
