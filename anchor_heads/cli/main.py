@@ -22,6 +22,7 @@ COMMANDS = {
     "analyze": "count parameters, multiply-adds and activations",
     "benchmark": "measure time and memory",
     "convert-weights": "convert published weights of other frameworks",
+    "convert-dataset": "convert a Pascal VOC or YOLO data set into COCO format",
 }
 
 
