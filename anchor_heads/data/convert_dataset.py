@@ -107,9 +107,9 @@ def output_files(source: str, output: str) -> list[str]:
 
 def _convert(found, source, split, output):
     dataset = _read(found, source, split)
-    paths = [
-        p for p in sorted(dataset.image_paths) if split.stems is None or _stem(p) in split.stems
-    ]
+    paths = sorted(dataset.image_paths)
+    if split.stems is not None:
+        paths = [path for path in paths if _stem(path) in split.stems]
     # supervision reads boxes in the frame of the images as EXIF tags turn them
     sizes = [header.turned_size for header in read_headers(paths)]
     content = {
@@ -152,7 +152,7 @@ def _read(found, source, split):
         import supervision
     except ImportError as error:
         raise ImportError(
-            f"Reading {found} takes supervision: pip install 'anchor-heads[convert-dataset]'"
+            f"Reading {found} takes supervision: pip install 'anchor-heads[supervision]'"
         ) from error
     folders = (split.images, split.annotations)
     if found == VOC:
@@ -235,10 +235,9 @@ def _yolo_splits(source) -> Iterator[Split]:
         root = source
     named = {name: content[name] for name in SPLITS if isinstance(content.get(name), str)}
     if not named:
-        subfolders = [
-            name for name in SPLITS if os.path.isdir(os.path.join(source, "images", name))
-        ]
-        named = {name: os.path.join("images", name) for name in subfolders} or {"all": "images"}
+        folders = {name: os.path.join("images", name) for name in SPLITS}
+        named = {k: v for k, v in folders.items() if os.path.isdir(os.path.join(source, v))}
+        named = named or {"all": "images"}
     for name, folder in named.items():
         images = os.path.normpath(os.path.join(root, folder))
         if not os.path.isdir(images):  # exports name ../train/images

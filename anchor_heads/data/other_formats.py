@@ -31,9 +31,12 @@ def how_to_convert(path: str) -> str:
     found = recognize_format(path)
     if found is None:
         return "It is a folder, not a file." if os.path.isdir(path) else ""
+    folder = os.path.dirname(path) if os.path.isfile(path) else path
+    while {"Annotations", "labels"} & set(folder.split(os.sep)):
+        folder = os.path.dirname(folder)
     return (
-        f"{path} looks like annotations of {found}: anchor-heads convert-dataset makes a file in "
-        "COCO format of them"
+        f"It looks like annotations of {found}. Convert them with: anchor-heads convert-dataset "
+        f"{folder} OUTPUT"
     )
 
 

@@ -349,7 +349,8 @@ def test_folders_of_other_formats(coco, save, config, tmp_path, files, found):
     for path in ("other", *(["other/Annotations/1.xml"] if "Annotations" in files[0] else [])):
         cfg.DATASETS.COCO_FORMAT = [("other", str(tmp_path / path), str(tmp_path))]
         cfg.DATASETS.TRAIN = ("other",)
-        message = f"annotations of {found}: anchor-heads convert-dataset" if found else "a folder"
+        command = f"anchor-heads convert-dataset {tmp_path / 'other'} OUTPUT"
+        message = f"annotations of {found}. Convert them with: {command}" if found else "a folder"
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             check_datasets(cfg)
         for name in ("other",):
