@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -89,31 +90,32 @@ def results(result: dict) -> str:
 
 
 def benchmark(report: dict) -> str:
-    """Time of the parts of a model and of its baselines, and the ratio to the first baseline."""
+    """Time of the parts of models, and the ratio of the last of them to the first."""
     runs = report["runs"]
-    model, baseline, *others = names = list(runs[0]["seconds"])
-    condition = "kept" if "kept" in runs[0] else "objects"
+    names = list(runs[0]["models"])
+    condition = "kept" if runs[0]["objects"] is None else "objects"
     head = [f"{name.split('_R_50')[0]}, ms" for name in names]
-    head = ["part", *head, f"ratio to {baseline.split('_R_50')[0]} (quartiles)"]
+    head = ["part", *head, f"ratio to {names[0].split('_R_50')[0]} (quartiles)"]
     rows = []
     for run in runs:
-        ratios = run["ratios"][f"{model} / {baseline}"]
-        for part in [part for part in run["seconds"][baseline] if part != "other"]:
-            times = [f"{1000 * run['seconds'][x][part]['quartiles'][1]:.0f}" for x in names]
-            low, median, high = ratios[part]["quartiles"]
+        models = [run["models"][name] for name in names]
+        for part in [part for part in models[0]["seconds"] if part != "other"]:
+            times = [f"{1000 * statistics.median(x['seconds'][part]):.0f}" for x in models]
+            low, median, high = models[-1]["ratios"][part]
             rows.append([part, *times, f"{median:.3f} ({low:.3f} to {high:.3f})"])
             if len(runs) > 1:
-                share = f"{100 * run[condition]:g} %" if condition == "kept" else run[condition]
+                share = f"{100 * run['kept']:g} %" if condition == "kept" else run["objects"]
                 rows[-1].insert(0, share)
-        memory = [f"{run['peak_memory'][x]['whole'] / 1e6:.0f}" for x in names]
-        ratio = run["peak_memory"][model]["whole"] / run["peak_memory"][baseline]["whole"]
-        rows.append([*rows[-1][: len(runs) > 1], "peak memory, MB", *memory, f"{ratio:.3f}"])
+        memory = [x["peak_memory"]["whole"] for x in models]
+        megabytes = [f"{x / 1e6:.0f}" for x in memory]
+        ratio = f"{memory[-1] / memory[0]:.3f}"
+        rows.append([*rows[-1][: len(runs) > 1], "peak memory, MB", *megabytes, ratio])
     if len(runs) > 1:
         head.insert(0, "locations kept" if condition == "kept" else condition)
-    height, width = report["arguments"]["image_size"]
+    height, width = runs[0]["image_size"]
     origin = (
-        f"One image of {height}x{width}, medians of {report['arguments']['repeats']} alternating "
-        f"runs, {report['threads']} threads of an {report['cpu']}, torch "
+        f"One image of {height}x{width}, medians of {report['repeats']} alternating runs, "
+        f"{report['threads']} threads of an {report['cpu']}, torch "
         f"{report['torch'].split('+')[0]}, {report['date'][:10]}."
     )
     return f"{table(head, rows)}\n\n{origin}"

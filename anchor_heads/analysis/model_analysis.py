@@ -3,14 +3,12 @@
 fvcore counts them, as in Detectron2's ``tools/analyze_model.py``. A multiply-add counts as one; for
 norms and the resizing of maps fvcore has estimates per element. Not counted are elementwise
 operations, pooling, the bilinear sampling of RoIAlign and of deformable convolutions, the decoding
-of boxes, and NMS. Activations are the numbers that convolutions and matrix products put out.
-Parameters include frozen ones; a FrozenBN has none.
+of boxes, and NMS. Activations are the outputs of convolutions and matrix products. Parameters
+include frozen ones; a FrozenBN has none.
 
-All of it follows from the config and the size of the image. Weights, what the image shows and the
-device change nothing, since what would depend on scores is fixed:
+The counts follow from the config and the image size alone, since what depends on scores is fixed:
 
-- Guided Anchoring judges the anchors of all locations, the most that it can do. A trained model
-  judges only those that pass its location filter.
+- A model that keeps some locations only, by a prediction, keeps all of them, the most that it can.
 - ROI heads get MODEL.RPN.POST_NMS_TOPK_TEST proposals, of precomputed ones
   DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST; mask and keypoint heads TEST.DETECTIONS_PER_IMAGE boxes.
 
@@ -18,17 +16,21 @@ A deformable convolution counts as much as a plain one of its size. The convolut
 offsets counts by itself.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.export import TracingAdapter
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import FPN, GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import conv_flop_count, generic_activation_jit, get_shape
 from tabulate import tabulate
+from torch import nn
+
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 
 # The deformable convolutions that fvcore does not know, and which of their inputs is the weight.
 # This package's on the CPU is not among them: it ends in a 1x1 convolution, which fvcore knows.
@@ -68,12 +70,14 @@ def analyze_model(cfg: CfgNode, image_size: tuple[int, int]) -> dict[str, Counts
         raise ValueError(
             f"The image size is {tuple(image_size)}: height and width must be at least 1."
         )
-    model = build_model(_without_filters(cfg)).eval()
-    modules = _count_by_module(model, cfg, image_size)
+    model = build_random_model(cfg).eval()
+    # The mean colour makes all features 0, so that no random weights let them overflow.
+    image = torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None].expand(-1, *image_size)
+    modules = _count_by_module(model, cfg, image)
     parts = {}
     for name, module in model.named_children():
         whole = modules[name]
-        if hasattr(module, "bottom_up"):
+        if isinstance(module, FPN):
             parts[name] = bottom_up = modules[f"{name}.bottom_up"]
             parts["neck"] = Counts(*(a - b for a, b in zip(whole, bottom_up, strict=True)))
         elif whole.parameters:
@@ -87,6 +91,14 @@ def analyze_model(cfg: CfgNode, image_size: tuple[int, int]) -> dict[str, Counts
     return parts | {"total": Counts(*map(sum, zip(*parts.values(), strict=True)))}
 
 
+def build_random_model(cfg: CfgNode) -> nn.Module:
+    """The model of a config with random weights, whatever weights the config names."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+    return build_model(cfg)
+
+
 def table(counts: dict[str, Counts]) -> str:
     """The results of :func:`analyze_model` as a Markdown table: parameters and activations in
     millions, multiply-adds in billions."""
@@ -98,40 +110,32 @@ def table(counts: dict[str, Counts]) -> str:
     return tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f")
 
 
-def _without_filters(cfg):
-    """A copy of the config with all locations judged, and no box detected: :func:`_forward` gives
-    boxes to mask and keypoint heads."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.GUIDED_ANCHOR.LOCATION_THRESH = 0.0
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 1.0
-    return cfg
-
-
-def _count_by_module(model, cfg, image_size) -> dict[str, Counts]:
-    # The mean colour makes all features 0, so that no random weights let them overflow.
-    image = torch.tensor(cfg.MODEL.PIXEL_MEAN)[:, None, None].expand(-1, *image_size)
+def _count_by_module(model, cfg, image) -> dict[str, Counts]:
     forward = partial(_forward, cfg=cfg)
-    adapter = TracingAdapter(model, [{"image": image}], forward, allow_non_tensor=True)
-    flop_handles = {
-        operator: partial(_convolution_flops, weight=weight)
-        for operator, weight in DEFORMABLE_CONVOLUTIONS.items()
-    }
-    flops = _trace(FlopCountAnalysis, adapter, flop_handles)
-    activation_handles = dict.fromkeys(DEFORMABLE_CONVOLUTIONS, generic_activation_jit())
-    activations = _trace(ActivationCountAnalysis, adapter, activation_handles)
-    parameters = parameter_count(adapter)
+    with _all_locations_kept(model):
+        adapter = TracingAdapter(model, [{"image": image}], forward, allow_non_tensor=True)
+        flops = FlopCountAnalysis(adapter, adapter.flattened_inputs)
+        activations = ActivationCountAnalysis(adapter, adapter.flattened_inputs)
+        for name, weight in DEFORMABLE_CONVOLUTIONS.items():
+            flops.set_op_handle(name, partial(_convolution_flops, weight=weight))
+            activations.set_op_handle(name, generic_activation_jit())
+        for analysis in (flops, activations):
+            # fvcore would list what the docstring above says is not counted.
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            analysis.tracer_warnings("none").total()
+        by_module = parameter_count(adapter), flops.by_module(), activations.by_module()
     return {
-        name.removeprefix("model."): Counts(parameters[name], flops[name], activations[name])
-        for name in flops
+        name.removeprefix("model."): Counts(*(counts[name] for counts in by_module))
+        for name in by_module[1]
     }
 
 
-def _trace(analysis_class, adapter, handles) -> dict[str, int]:
-    analysis = analysis_class(adapter, adapter.flattened_inputs).set_op_handle(**handles)
-    # fvcore would list what the docstring above says is not counted.
-    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return analysis.tracer_warnings("none").by_module()
+def _all_locations_kept(model) -> AbstractContextManager[None]:
+    try:
+        strategy = get_anchor_strategy(model)
+    except TypeError:  # no anchors of its own
+        return nullcontext()
+    return strategy.kept_locations(partial(torch.ones, dtype=torch.bool))
 
 
 def _convolution_flops(inputs, outputs, weight):

@@ -237,6 +237,19 @@ class AnchorStrategy(ABC):
         """
         return self.owner.forward_training(images, features, predictions, gt_instances)
 
+    @property
+    def positive_fractions(self) -> dict[str, float]:
+        """Of the anchors that a step samples in an image, by the config key of their number, the
+        share that may be positive. Empty if all anchors are used."""
+        if self.one_stage:
+            return {}
+        return {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": self.owner.positive_fraction}
+
+    def config_problem(self) -> tuple[str, dict[str, object]] | None:
+        """What in the config spoils the training by this method, though it may suit another: a
+        sentence, and values of config keys instead."""
+        return None
+
     @abstractmethod
     def coverage(
         self, boxes: Tensor, image_sizes: Tensor, generator: DefaultAnchorGenerator | None = None

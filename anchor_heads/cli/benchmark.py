@@ -1,24 +1,25 @@
-"""Measure time and memory of a model, and of its parts, beside those of others.
+"""Measure time and peak memory of models side by side, and of their parts.
 
-    anchor-heads benchmark --config-file guided_anchoring/ga_rpn_R_50_FPN_1x \\
-        baselines/rpn_R_50_FPN_1x
-    anchor-heads benchmark --config-file dynamic_anchor/da_retinanet_R_50_FPN_1x \\
-        baselines/retinanet_R_50_FPN_1x guided_anchoring/ga_retinanet_R_50_FPN_1x --kept 0.1
-    anchor-heads benchmark --config-file free_anchor/free_anchor_R_50_FPN_1x \\
-        baselines/retinanet_R_50_FPN_1x --training --output times.json
+    anchor-heads benchmark --config-file baselines/retinanet_R_50_FPN_1x \\
+        guided_anchoring/ga_retinanet_R_50_FPN_1x dynamic_anchor/da_retinanet_R_50_FPN_1x
+    anchor-heads benchmark --config-file baselines/retinanet_R_50_FPN_1x \\
+        free_anchor/free_anchor_R_50_FPN_1x --task training --objects 10 100 --output times.json
+    anchor-heads benchmark --config-file baselines/rpn_R_50_FPN_1x \\
+        guided_anchoring/ga_rpn_R_50_FPN_1x --device cuda --task inference training \\
+        --batch-size 1 8 --train-batch-size 2 16 --dtype float32 bfloat16
 
-The first config is compared with each of the others. Without --training the models detect. The
-parts, and how random weights, location maps and objects stand for real ones, are documented in
-anchor_heads/analysis/benchmark/__init__.py; memory in anchor_heads/analysis/benchmark/memory.py.
-Close all other programs first.
+Ratios are to the first model of the same kind: one-stage detectors, proposal networks, two-stage
+detectors. The parts, and how random weights, locations and objects stand for real ones, are
+documented in anchor_heads/analysis/benchmark/__init__.py. Close all other programs first.
 """
 
 import argparse
+import itertools
 import json
 
 import torch
 
-from anchor_heads.analysis.benchmark.compare import compare
+from anchor_heads.analysis.benchmark.measure import RUNTIMES, measure
 from anchor_heads.analysis.benchmark.report import describe
 from anchor_heads.analysis.benchmark.workload import Workload
 from anchor_heads.analysis.reports import environment, model_names
@@ -31,31 +32,33 @@ from anchor_heads.cli.arguments import (
     open_output,
 )
 
-# Judging the wanted locations and judging all may differ by this much.
-TOLERANCE = 1e-5
+TASKS = ("inference", "training")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser):
+    def add_list(option, default, help, **kwargs):
+        shown = " ".join(map(str, default)) or "none"
+        help = f"{help} (default: {shown})"
+        parser.add_argument(option, nargs="+", default=default, help=help, **kwargs)
+
     add_config(parser, several=True)
     add_weights(parser, nargs="+", help="checkpoint of each model (default: random weights)")
     parser.add_argument(
         "--image-size", type=positive, nargs=2, default=[800, 1216], metavar=("H", "W")
     )
-    parser.add_argument(
+    add_list("--task", ["inference"], "what is measured", choices=TASKS)
+    add_list("--batch-size", [1], "images, in inference", type=positive)
+    add_list("--train-batch-size", [1], "images, in training", type=positive)
+    add_list("--dtype", ["float32"], "other than float32 by autocast", choices=DTYPES)
+    add_list(
         "--kept",
+        [0.02, 0.1, 0.5],
+        "in inference, the shares of the locations kept by models that predict them",
         type=share,
-        nargs="+",
-        default=[0.02, 0.1, 0.5],
-        help="shares of the locations where anchors are wanted (default: 0.02 0.1 0.5)",
     )
-    parser.add_argument("--training", action="store_true", help="learn from an image")
-    parser.add_argument(
-        "--objects",
-        type=count,
-        nargs="+",
-        default=[10, 100, 500],
-        help="how many there are in it (default: 10 100 500)",
-    )
+    add_list("--objects", [10, 100, 500], "in each image that is trained on", type=count)
+    add_list("--runtime", [], "for inference besides eager PyTorch", choices=sorted(RUNTIMES))
     parser.add_argument("--repeats", type=positive, default=5, help="turns (default: %(default)s)")
     parser.add_argument("--threads", type=positive, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
@@ -84,6 +87,19 @@ def count(text):
     return value
 
 
+def workloads(args) -> list[Workload]:
+    """All combinations of the options of each task."""
+    size = tuple(args.image_size)
+    result = []
+    if "inference" in args.task:
+        options = itertools.product(args.batch_size, args.dtype, args.kept)
+        result += [Workload(size, batch, dtype, kept=kept) for batch, dtype, kept in options]
+    if "training" in args.task:
+        options = itertools.product(args.train_batch_size, args.dtype, args.objects)
+        result += [Workload(size, batch, dtype, objects=x) for batch, dtype, x in options]
+    return result
+
+
 def run(args):
     if args.output:
         check_outputs([args.output], args.weights or [], args.force)
@@ -94,24 +110,15 @@ def run(args):
             cfg.MODEL.WEIGHTS = ""
     models = dict(zip(model_names(args.config_file), cfgs, strict=True))
     torch.set_num_threads(args.threads)
-    size = tuple(args.image_size)
-    if args.training:
-        workloads = [Workload(size, num_objects=x) for x in args.objects]
-    else:
-        workloads = [Workload(size, kept=x) for x in args.kept]
-    runs = compare(models, workloads, args.repeats)
-
     report = {
         "command": args.command,
-        "arguments": vars(args),
         **environment(torch.device(args.device)),
-        "runs": runs,
+        "configs": args.config_file,
+        "overrides": args.opts,
+        "repeats": args.repeats,
+        "runs": measure(models, workloads(args), args.repeats, args.runtime),
     }
     print(describe(report))
     if args.output:
         with open_output(args.output) as file:
             json.dump(report, file, indent=1)
-    differences = [x for run in runs for x in run.get("largest_difference", {}).values()]
-    difference = max(differences, default=0)
-    if difference > TOLERANCE:
-        raise RuntimeError(f"Judging some locations and judging all differ by {difference:.1e}.")

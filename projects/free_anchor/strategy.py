@@ -180,9 +180,24 @@ class FreeAnchorStrategy(DenseAnchorStrategy):
     candidates_key = "MODEL.FREE_ANCHOR.BAG_SIZE"
     consequence = "their bags hold poor candidates only"
 
+    positive_fractions = {}  # nothing is sampled
+
     @property
     def candidates_per_object(self):
         return self.owner.free_anchor_loss.bag_size
+
+    def config_problem(self):
+        greatest = max(self.owner.box2box_transform.weights)
+        if greatest > 1:
+            return None
+        node, beta = "MODEL.RPN", "SMOOTH_L1_BETA"
+        if self.one_stage:
+            node, beta = "MODEL.RETINANET", "SMOOTH_L1_LOSS_BETA"
+        return (
+            f"The box deltas have weights of {greatest:g}, where FreeAnchor's are 10 and 5: its "
+            "likelihood, exp(-loss), takes boxes that are far off for good ones.",
+            {f"{node}.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0), f"{node}.{beta}": 0.11},
+        )
 
     def _assignments(self, features, predictions, image_size, objects):
         """The anchors of each object's bag, those of the first object first."""

@@ -291,6 +291,12 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
     predicts_locations = True
     consequence = "no location learns their shape"
 
+    @property
+    def positive_fractions(self):
+        key = "MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE"
+        fraction = self.owner.guided_anchoring.shape_positive_fraction
+        return {**super().positive_fractions, key: fraction}
+
     def _level_anchors(self, features, predictions, image_size):
         anchoring = self.owner.guided_anchoring
         threshold, generator = anchoring.location_thresh, anchoring.square_generator

@@ -74,9 +74,7 @@ def test_benchmark_shows_medians_and_quartiles(tables, tmp_path):
     (tmp_path / "benchmarks/ga.json").write_text(json.dumps(report))
     lines = lines_of(tables, "benchmarks/ga")
     assert lines[1].count("|") == 6  # five columns
-    low, median, high = report["runs"][0]["ratios"][
-        "ga_retinanet_R_50_FPN_1x / retinanet_R_50_FPN_1x"
-    ]["whole"]["quartiles"]
+    low, median, high = report["runs"][0]["models"]["ga_retinanet_R_50_FPN_1x"]["ratios"]["whole"]
     assert lines[3].endswith(f"| {median:.3f} ({low:.3f} to {high:.3f}) |")
 
 

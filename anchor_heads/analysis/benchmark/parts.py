@@ -1,77 +1,47 @@
 """Running a model while its parts are told apart.
 
-Parts of parts have names like "head: guide": what stands before the colon is the part.
+Parts of parts have names like "head: anchor prediction": before the colon stands the part.
 """
 
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from unittest.mock import patch
+from contextlib import contextmanager
+from typing import Protocol
 
 import torch
+from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.benchmark import timer  # waits for the GPU
 
-from anchor_heads.analysis.benchmark.workload import detect, learn
-from anchor_heads.anchor_generation.strategy import get_anchor_strategy
-from anchor_heads.layers import DeformConv
+from anchor_heads.analysis.benchmark.workload import forward
+from anchor_heads.anchor_generation.strategy import Part, get_anchor_strategy
 
-BACKBONE, HEAD, ROI_HEADS, OTHER = "backbone", "head", "ROI heads", "other"
-ASSIGNMENT, POST_PROCESSING = "assignment and loss", "post-processing"
-GUIDE, JUDGING = "head: guide", "head: judging"
-DEFORMABLE = "head: deformable convolutions"
-# Names of parts in the published results, by those of the anchor strategy.
-_NAMES = {"head: anchor prediction": GUIDE, "head: class and box": JUDGING}
+OTHER = "other"
 
 
-class Meter(ABC):
-    """Measures what happens from one change of the part at work to the next.
-
-    Attributes:
-        part (str): which part is at work.
-    """
-
-    def __init__(self):
-        self.part = OTHER
-        self.start()
-
-    @abstractmethod
-    def start(self) -> None:
-        """Measure from here on."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Measure up to here, and give it to :attr:`part`."""
+class Meter(Protocol):
+    """Measures what happens from one change of the part at work to the next."""
 
     def switch(self, part: str) -> str:
-        """Another part is at work from here on.
-
-        Returns:
-            str: the one that was.
-        """
-        self.stop()
-        before, self.part = self.part, part
-        self.start()
-        return before
+        """Another part is at work from here on. Returns the one that was."""
 
 
-class Stopwatch(Meter):
+class Stopwatch:
     """The time of each part, in :attr:`seconds`."""
 
     def __init__(self):
         self.seconds = Counter()
-        super().__init__()
+        self._part, self._since = OTHER, timer()
 
-    def start(self):
+    def switch(self, part: str) -> str:
+        self.seconds[self._part] += timer() - self._since
+        before, self._part = self._part, part
         self._since = timer()
-
-    def stop(self):
-        self.seconds[self.part] += timer() - self._since
+        return before
 
 
-def run_by_part(model: nn.Module, model_input: dict, meter: Meter) -> None:
+def run_by_part(model: nn.Module, batch: list[dict], dtype: str, meter: Meter) -> None:
     """Do what :func:`run` does, and let a meter know which part is at work.
 
     In train mode the graph is cut behind every part, so that each has a backward pass of its own;
@@ -91,32 +61,39 @@ def run_by_part(model: nn.Module, model_input: dict, meter: Meter) -> None:
         return call
 
     model.zero_grad()
-    with ExitStack() as stack:
-        for part, owner, method in _methods(model):
-            function = watched(part, getattr(owner, method))
-            stack.enter_context(patch.object(owner, method, function))
-        output = learn(model, model_input) if model.training else detect(model, model_input)
+    with _replaced_methods(_parts(model), watched):
+        output = forward(model, batch, dtype)
     if model.training:
         sum(output.values()).backward()
         while graphs:
             part, cuts = graphs.pop()
-            _backward(f"{part.split(':')[0]}: backward", cuts, meter)
-    meter.stop()
+            pairs = [(x, leaf.grad) for x, leaf in cuts if leaf.grad is not None]
+            cuts.clear()
+            if pairs:
+                meter.switch(f"{part.split(':')[0]}: backward")
+                torch.autograd.backward(*zip(*pairs, strict=True))
+                del pairs  # while the meter sees it
+                meter.switch(OTHER)
+    meter.switch(OTHER)
 
 
-def _methods(model) -> Iterator[tuple[str, object, str]]:
-    """The methods in which a model does its parts: part, owner and name. They may call each
-    other."""
-    yield BACKBONE, model.backbone, "forward"
-    strategy = get_anchor_strategy(model)
-    for part in strategy.parts():
-        yield _NAMES.get(part.name, part.name), part.owner, part.method
-    if not model.training and not strategy.predicts_locations:
-        # In training the graph around them cannot be cut.
-        layers = (x for x in strategy.head.modules() if isinstance(x, DeformConv))
-        yield from ((DEFORMABLE, layer, "forward") for layer in layers)
-    if hasattr(model, "roi_heads"):
-        yield ROI_HEADS, model.roi_heads, "forward"
+def _parts(model) -> list[Part]:
+    parts = [Part("backbone", model.backbone, "forward"), *get_anchor_strategy(model).parts()]
+    if isinstance(model, GeneralizedRCNN):
+        parts.append(Part("ROI heads", model.roi_heads, "forward"))
+    return parts
+
+
+@contextmanager
+def _replaced_methods(parts: list[Part], watched: Callable) -> Iterator[None]:
+    """Inside the context the instances have watched methods instead of those of their classes."""
+    for part in parts:
+        setattr(part.owner, part.method, watched(part.name, getattr(part.owner, part.method)))
+    try:
+        yield
+    finally:
+        for part in parts:
+            delattr(part.owner, part.method)
 
 
 def _cut(output) -> tuple[object, list[tuple[Tensor, Tensor]]]:
@@ -130,14 +107,3 @@ def _cut(output) -> tuple[object, list[tuple[Tensor, Tensor]]]:
         return cuts[-1][1]
 
     return tree_map_only(Tensor, leaf, output), cuts
-
-
-def _backward(part, cuts, meter) -> None:
-    """From the gradients of the leaves on through the graph that they were cut from."""
-    pairs = [(x, leaf.grad) for x, leaf in cuts if leaf.grad is not None]
-    if pairs:
-        before = meter.switch(part)
-        torch.autograd.backward(*zip(*pairs, strict=True))
-        pairs.clear()  # while the meter sees it
-        cuts.clear()
-        meter.switch(before)

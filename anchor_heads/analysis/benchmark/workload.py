@@ -1,10 +1,13 @@
 """What the models do while they are measured."""
 
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -13,24 +16,29 @@ from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 
 FEATURE_SCALE = 10.0
-# Sides of the made objects, logarithms of pixels: 20 to 245.
+# Sides of the objects, logarithms of pixels: 20 to 245.
 LOG_SIDES = (3.0, 5.5)
+# About the side of a blob of kept locations; larger ones where many are kept.
+BLOB_SIDE = 5
 
 
 class Workload(NamedTuple):
-    """Finding something in one image, or learning from it."""
+    """Inference on a batch of images, or a training step."""
 
     image_size: tuple[int, int]
     """Height and width in pixels."""
-    num_objects: int | None = None
-    """To learn from; None to detect."""
+    batch_size: int = 1
+    dtype: str = "float32"
+    """Of autocast: "float32" for none, "bfloat16" or "float16"."""
+    objects: int | None = None
+    """In each image that is trained on; None for inference."""
     kept: float | None = None
-    """The share of the locations where anchors are wanted, when detecting; None for what the model
-    says itself."""
+    """The share of the locations that a model keeps in inference, if it predicts which; None for
+    those that it predicts."""
 
     @property
     def training(self) -> bool:
-        return self.num_objects is not None
+        return self.objects is not None
 
 
 def make_image(height: int, width: int) -> Tensor:
@@ -39,33 +47,62 @@ def make_image(height: int, width: int) -> Tensor:
     return torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
-def make_objects(image_size: tuple[int, int], num_objects: int, num_classes: int) -> Instances:
-    """The same objects every time, anywhere in the image and clipped to it.
-
-    Args:
-        image_size (tuple[int, int]): height and width.
-        num_objects (int): how many.
-        num_classes (int): how many kinds there are.
-
-    Returns:
-        Instances: with "gt_boxes" and "gt_classes".
-    """
+def make_objects(image_size: tuple[int, int], number: int, num_classes: int) -> Instances:
+    """The same objects every time, anywhere in the image and clipped to it, with "gt_boxes" and
+    "gt_classes"."""
     generator = torch.Generator().manual_seed(0)
-    sides = torch.empty(num_objects, 2).uniform_(*LOG_SIDES, generator=generator).exp()
+    sides = torch.empty(number, 2).uniform_(*LOG_SIDES, generator=generator).exp()
     height, width = image_size
-    centres = torch.rand(num_objects, 2, generator=generator) * torch.tensor([width, height])
-    boxes = Boxes(torch.cat([centres - sides / 2, centres + sides / 2], dim=1))
+    centers = torch.rand(number, 2, generator=generator) * torch.tensor([width, height])
+    boxes = Boxes(torch.cat([centers - sides / 2, centers + sides / 2], dim=1))
     boxes.clip(image_size)
-    classes = torch.randint(num_classes, (num_objects,), generator=generator)
+    classes = torch.randint(num_classes, (number,), generator=generator)
     return Instances(image_size, gt_boxes=boxes, gt_classes=classes)
 
 
+def make_batch(model: nn.Module, workload: Workload) -> list[dict]:
+    """What a model takes, in Detectron2's format."""
+    inputs = {"image": make_image(*workload.image_size)}
+    if workload.training:
+        num_classes = get_anchor_strategy(model).num_classes
+        if isinstance(model, GeneralizedRCNN):
+            num_classes = model.roi_heads.num_classes
+        inputs["instances"] = make_objects(workload.image_size, workload.objects, num_classes)
+    return [inputs] * workload.batch_size
+
+
+def blobs(size: tuple[int, int], share: float) -> Tensor:
+    """A map of kept locations, in blobs: where smoothed noise is highest.
+
+    Args:
+        size (tuple[int, int]): H, W.
+        share (float): in (0, 1]; round(share * H * W) locations are kept, at least 1.
+
+    Returns:
+        Tensor: (H, W) bool, the same every time.
+    """
+    noise = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        noise = F.avg_pool2d(noise, BLOB_SIDE, 1, BLOB_SIDE // 2, count_include_pad=False)
+    kept = torch.zeros(noise.numel(), dtype=torch.bool)
+    kept[noise.flatten().topk(max(1, round(share * len(kept)))).indices] = True
+    return kept.view(size)
+
+
+def kept_locations(model: nn.Module, workload: Workload) -> AbstractContextManager[None]:
+    """A context in which a model that predicts its locations keeps the workload's share of them."""
+    if workload.kept is None:
+        return nullcontext()
+    mask = cache(partial(blobs, share=workload.kept))
+    return get_anchor_strategy(model).kept_locations(mask)
+
+
 @torch.no_grad()
-def build_timed_model(cfg: CfgNode, image: Tensor) -> nn.Module:
+def build_measured_model(cfg: CfgNode, image_size: tuple[int, int]) -> nn.Module:
     """A model in eval mode; without ``MODEL.WEIGHTS`` it is random, and its input is scaled.
 
     Raises:
-        TypeError: if the model has no anchors.
+        TypeError: if the model has no anchor strategy.
         FileNotFoundError, ValueError: if there are no such weights, or nothing in them fits.
     """
     torch.manual_seed(0)
@@ -74,48 +111,22 @@ def build_timed_model(cfg: CfgNode, image: Tensor) -> nn.Module:
     if cfg.MODEL.WEIGHTS:
         AtomicCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     else:
-        features = strategy.features(strategy.preprocess(image))
+        features = strategy.features(strategy.preprocess(make_image(*image_size)))
         model.pixel_std *= features[0].std() / FEATURE_SCALE
     return model
 
 
-def make_input(model: nn.Module, workload: Workload) -> dict:
-    """What a model takes for one image.
-
-    Raises:
-        ValueError: if the model learns from more than boxes and classes.
-    """
-    image = make_image(*workload.image_size)
-    if not workload.training:
-        return {"image": image}
-    detector = getattr(model, "roi_heads", model)
-    if getattr(detector, "mask_on", False) or getattr(detector, "keypoint_on", False):
-        raise ValueError(
-            "The made objects to learn from have no masks and no keypoints. Add MODEL.MASK_ON "
-            "False MODEL.KEYPOINT_ON False."
-        )
-    num_classes = getattr(detector, "num_classes", 1)
-    objects = make_objects(workload.image_size, workload.num_objects, num_classes)
-    return {"image": image, "instances": objects}
+def forward(model: nn.Module, batch: list[dict], dtype: str):
+    """Losses in train mode, else detections or proposals."""
+    autocast = torch.autocast(model.device.type, getattr(torch, dtype), enabled=dtype != "float32")
+    with autocast, EventStorage(), torch.set_grad_enabled(model.training):
+        return model(batch)
 
 
-def run(model: nn.Module, model_input: dict) -> Instances | None:
-    """What the model finds in the image; in train mode None, after a forward and backward pass."""
+def run(model: nn.Module, batch: list[dict], dtype: str = "float32"):
+    """Predict, or in train mode do a forward and a backward pass."""
+    output = forward(model, batch, dtype)
     if model.training:
         model.zero_grad()
-        sum(learn(model, model_input).values()).backward()
-        return None
-    return detect(model, model_input)
-
-
-def learn(model: nn.Module, model_input: dict) -> dict[str, Tensor]:
-    """The losses."""
-    with EventStorage():
-        return model([model_input])
-
-
-@torch.no_grad()
-def detect(model: nn.Module, model_input: dict) -> Instances:
-    """Detections or proposals."""
-    (found,) = model([model_input])[0].values()  # called "instances" or "proposals"
-    return found
+        sum(output.values()).backward()
+    return output

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from anchor_heads.analysis.diagnosis.finding import ERROR, NOTE, WARNING, Case, Finding, Suggestion
+from anchor_heads.analysis.diagnosis.finding import (
+    ERROR,
+    NOTE,
+    WARNING,
+    DiagnosisInput,
+    Finding,
+    Suggestion,
+)
 from anchor_heads.analysis.diagnosis.training_data import short_side
 from anchor_heads.modeling.timm_backbone import is_pretrained_by_timm
 
@@ -26,67 +33,47 @@ SIZE_TOLERANCE = 1.25
 IMAGE_NET_BGR, MEAN_TOLERANCE = (103.5, 116.3, 123.7), 2
 
 
-def learning_rate(case: Case) -> Finding | None:
-    """A learning rate that does not go with the batch."""
-    solver = case.cfg.SOLVER
+def learning_rate(case: DiagnosisInput) -> Finding | None:
+    """A learning rate that does not go with the batch, or with AdamW."""
+    solver, rate = case.cfg.SOLVER, case.cfg.SOLVER.BASE_LR
     if solver.OPTIMIZER != "SGD":
-        return _adamw_rate(solver)
-    reference = ONE_STAGE_RATE if case.kind.one_stage else TWO_STAGE_RATE
-    expected = reference * solver.IMS_PER_BATCH / REFERENCE_BATCH
-    ratio = solver.BASE_LR / expected
-    if 1 / RATE_TOLERANCE <= round(ratio, 6) <= RATE_TOLERANCE:
-        return None
-    risk = "training may diverge" if ratio > 1 else "it learns slowly"
-    return Finding(
-        WARNING if ratio > 1 else NOTE,
-        f"SOLVER.BASE_LR is {solver.BASE_LR:g} for {solver.IMS_PER_BATCH} images, {ratio:.3g} "
-        f"times what is in proportion to {reference:g} for {REFERENCE_BATCH}: {risk}.",
-        {"rate": solver.BASE_LR, "ratio": ratio},
-        Suggestion({"SOLVER.BASE_LR": float(f"{expected:.3g}")}),
-    )
+        if rate <= MAX_ADAMW_RATE:
+            return None
+        sentence = f"a rate for SGD; with {solver.OPTIMIZER} training may diverge."
+        severity, expected, numbers = WARNING, 0.0001, {"rate": rate}
+    else:
+        reference = ONE_STAGE_RATE if case.one_stage else TWO_STAGE_RATE
+        expected = reference * solver.IMS_PER_BATCH / REFERENCE_BATCH
+        ratio = rate / expected
+        if 1 / RATE_TOLERANCE <= round(ratio, 6) <= RATE_TOLERANCE:
+            return None
+        severity = WARNING if ratio > 1 else NOTE
+        risk = "training may diverge" if ratio > 1 else "it learns slowly"
+        sentence = (
+            f"for {solver.IMS_PER_BATCH} images {ratio:.3g} times what is in proportion to "
+            f"{reference:g} for {REFERENCE_BATCH}: {risk}."
+        )
+        numbers = {"rate": rate, "ratio": ratio}
+    suggestion = Suggestion({"SOLVER.BASE_LR": float(f"{expected:.3g}")})
+    return Finding(severity, f"SOLVER.BASE_LR is {rate:g}, {sentence}", numbers, suggestion)
 
 
-def _adamw_rate(solver):
-    if solver.BASE_LR <= MAX_ADAMW_RATE:
-        return None
-    return Finding(
-        WARNING,
-        f"SOLVER.BASE_LR is {solver.BASE_LR:g}, a rate for SGD; with {solver.OPTIMIZER} training "
-        "may diverge.",
-        {"rate": solver.BASE_LR},
-        Suggestion({"SOLVER.BASE_LR": 0.0001}),
-    )
-
-
-def few_epochs(case: Case) -> Finding | None:
+def few_epochs(case: DiagnosisInput) -> Finding | None:
     """A schedule that sees each image a few times only."""
-    epochs = _epochs(case)
-    if epochs >= FEW_EPOCHS:
+    if _epochs(case) >= FEW_EPOCHS:
         return None
-    return Finding(
-        WARNING,
-        f"Each of the {case.data.num_images} images is seen {epochs:.2g} times, in the published "
-        f"1x schedule {USUAL_EPOCHS} times: training ends early.",
-        {"epochs": epochs},
-        _schedule(case),
-    )
+    seen = f"{_epochs(case):.2g} times, in the published 1x schedule {USUAL_EPOCHS} times"
+    return _schedule(case, f"{seen}: training ends early.")
 
 
-def many_epochs(case: Case) -> Finding | None:
+def many_epochs(case: DiagnosisInput) -> Finding | None:
     """A schedule made for a far larger data set."""
-    epochs = _epochs(case)
-    if epochs <= MANY_EPOCHS or case.cfg.SOLVER.MAX_ITER <= ENOUGH_ITERATIONS:
+    if _epochs(case) <= MANY_EPOCHS or case.cfg.SOLVER.MAX_ITER <= ENOUGH_ITERATIONS:
         return None
-    return Finding(
-        WARNING,
-        f"Each of the {case.data.num_images} images is seen {epochs:.0f} times: the schedule is "
-        "for a larger data set.",
-        {"epochs": epochs},
-        _schedule(case),
-    )
+    return _schedule(case, f"{_epochs(case):.0f} times: the schedule is for a larger data set.")
 
 
-def steps_after_end(case: Case) -> Finding | None:
+def steps_after_end(case: DiagnosisInput) -> Finding | None:
     """A learning rate that never drops."""
     solver = case.cfg.SOLVER
     steps = [step for step in solver.STEPS if step < solver.MAX_ITER]
@@ -101,7 +88,7 @@ def steps_after_end(case: Case) -> Finding | None:
     )
 
 
-def long_warmup(case: Case) -> Finding | None:
+def long_warmup(case: DiagnosisInput) -> Finding | None:
     """A warm-up that takes most of the training."""
     warmup, iterations = case.cfg.SOLVER.WARMUP_ITERS, case.cfg.SOLVER.MAX_ITER
     if warmup <= WARMUP_SHARE * iterations:
@@ -115,10 +102,9 @@ def long_warmup(case: Case) -> Finding | None:
     )
 
 
-def size_at_test(case: Case) -> Finding | None:
+def size_at_test(case: DiagnosisInput) -> Finding | None:
     """Images of another size at test time than in training."""
-    cfg_input = case.cfg.INPUT
-    sides, at_test = cfg_input.MIN_SIZE_TRAIN, cfg_input.MIN_SIZE_TEST
+    sides, at_test = case.cfg.INPUT.MIN_SIZE_TRAIN, case.cfg.INPUT.MIN_SIZE_TEST
     if 0 in (at_test, *sides):  # not resized
         return None
     nearest = min(max(at_test, min(sides)), max(sides))
@@ -134,30 +120,27 @@ def size_at_test(case: Case) -> Finding | None:
     )
 
 
-def channel_order(case: Case) -> Finding | None:
+def channel_order(case: DiagnosisInput) -> Finding | None:
     """ImageNet's means in the order of other channels."""
-    mean, is_rgb = np.array(case.cfg.MODEL.PIXEL_MEAN), case.cfg.INPUT.FORMAT == "RGB"
-    swapped = IMAGE_NET_BGR if is_rgb else IMAGE_NET_BGR[::-1]
+    model, order = case.cfg.MODEL, case.cfg.INPUT.FORMAT
+    swapped = IMAGE_NET_BGR if order == "RGB" else IMAGE_NET_BGR[::-1]
+    mean = np.array(model.PIXEL_MEAN)
     if len(mean) != 3 or np.abs(mean - swapped).max() > MEAN_TOLERANCE:
         return None
-    changes = {
-        f"MODEL.PIXEL_{name}": list(case.cfg.MODEL[f"PIXEL_{name}"])[::-1]
-        for name in ("MEAN", "STD")
-    }
+    keys = ("PIXEL_MEAN", "PIXEL_STD")
     return Finding(
         WARNING,
-        f"INPUT.FORMAT is {case.cfg.INPUT.FORMAT}, but MODEL.PIXEL_MEAN has ImageNet's means in "
-        "the other order: colours are shifted.",
+        f"INPUT.FORMAT is {order}, but MODEL.PIXEL_MEAN has ImageNet's means in the other order: "
+        "colours are shifted.",
         {},
-        Suggestion(changes),
+        Suggestion({f"MODEL.{key}": list(model[key])[::-1] for key in keys}),
     )
 
 
-def frozen_random_layers(case: Case) -> Finding | None:
+def frozen_random_layers(case: DiagnosisInput) -> Finding | None:
     """Training from scratch with layers that cannot learn."""
-    model = case.cfg.MODEL
-    frozen = model.BACKBONE.FREEZE_AT
-    if model.WEIGHTS or frozen == 0 or is_pretrained_by_timm(case.cfg):
+    frozen = case.cfg.MODEL.BACKBONE.FREEZE_AT
+    if case.cfg.MODEL.WEIGHTS or frozen == 0 or is_pretrained_by_timm(case.cfg):
         return None
     return Finding(
         ERROR,
@@ -180,13 +163,13 @@ CONFIG_FINDINGS = (
 )
 
 
-def _epochs(case):
+def _epochs(case) -> float:
     solver = case.cfg.SOLVER
     return solver.MAX_ITER * solver.IMS_PER_BATCH / max(1, case.data.num_images)
 
 
-def _better_length(case):
-    """The iterations that :func:`few_epochs` or :func:`many_epochs` suggests, or the present."""
+def _better_length(case) -> int:
+    """Iterations: the present ones, unless the epochs are too few or far too many."""
     present, epochs = case.cfg.SOLVER.MAX_ITER, _epochs(case)
     if epochs < FEW_EPOCHS:
         return round(USUAL_EPOCHS * present / epochs)
@@ -195,11 +178,12 @@ def _better_length(case):
     return present
 
 
-def _schedule(case):
+def _schedule(case, seen) -> Finding:
     """The better length, with the rate dropping at the same shares of it."""
     solver, iterations = case.cfg.SOLVER, _better_length(case)
     changes = {"SOLVER.MAX_ITER": iterations}
     if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
         shares = [step / solver.MAX_ITER for step in solver.STEPS if step < solver.MAX_ITER]
         changes["SOLVER.STEPS"] = tuple(int(x * iterations) for x in shares or USUAL_STEPS)
-    return Suggestion(changes)
+    sentence = f"Each of the {case.data.num_images} images is seen {seen}"
+    return Finding(WARNING, sentence, {"epochs": _epochs(case)}, Suggestion(changes))

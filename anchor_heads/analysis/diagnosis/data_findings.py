@@ -1,6 +1,5 @@
 """Classes, images and limits that do not go with the number of objects."""
 
-import functools
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from anchor_heads.analysis.diagnosis.finding import (
     NOTE,
     WARNING,
     WARNING_SHARE,
-    Case,
+    DiagnosisInput,
     Finding,
     Suggestion,
     by_share,
@@ -27,11 +26,11 @@ NAMES_SHOWN = 10
 LIMIT_STEP = 50
 
 
-def number_of_classes(case: Case) -> Finding | None:
+def number_of_classes(case: DiagnosisInput) -> Finding | None:
     """A model for another number of classes."""
-    if not case.kind.detects:
+    if not case.detects:
         return None
-    node = "RETINANET" if case.kind.one_stage else "ROI_HEADS"
+    node = "RETINANET" if case.one_stage else "ROI_HEADS"
     model, data = case.cfg.MODEL[node].NUM_CLASSES, len(case.data.class_names)
     if model == data:
         return None
@@ -43,7 +42,7 @@ def number_of_classes(case: Case) -> Finding | None:
     )
 
 
-def box_format(case: Case) -> Finding | None:
+def box_format(case: DiagnosisInput) -> Finding | None:
     """Boxes that seem to be written in another format than COCO's."""
     found = [cleaning for cleaning in case.data.cleaning if cleaning.box_format]
     if not found:
@@ -60,19 +59,19 @@ def box_format(case: Case) -> Finding | None:
     )
 
 
-def spoilt_boxes(case: Case) -> Finding | None:
+def spoilt_boxes(case: DiagnosisInput) -> Finding | None:
     """Boxes that were clipped, and annotations that were dropped, when the file was read."""
     what = "Parts of the annotation file cannot be used as they are"
     return _cleaned(case, (CLIPPED, DROPPED), LEAST_SHARE, what)
 
 
-def converted_fields(case: Case) -> Finding | None:
+def converted_fields(case: DiagnosisInput) -> Finding | None:
     """Fields of another type than COCO's."""
     what = "Fields of the annotation file are of other types than COCO's"
     return _cleaned(case, (CONVERTED,), 0, what)
 
 
-def stored_frame(case: Case) -> Finding | None:
+def stored_frame(case: DiagnosisInput) -> Finding | None:
     """Photographs that EXIF tags would turn away from their annotations."""
     names = [
         name for name in case.cfg.DATASETS.TRAIN if MetadataCatalog.get(name).get(STORED_FRAME)
@@ -88,7 +87,7 @@ def stored_frame(case: Case) -> Finding | None:
     )
 
 
-def absent_classes(case: Case) -> Finding | None:
+def absent_classes(case: DiagnosisInput) -> Finding | None:
     """Classes without a box."""
     absent = case.data.boxes_per_class == 0
     advice = "Take them out of the categories of the annotation file, or add images that have them."
@@ -96,7 +95,7 @@ def absent_classes(case: Case) -> Finding | None:
     return _classes(case, absent, "have no box and are never learned", suggestion)
 
 
-def rare_classes(case: Case) -> Finding | None:
+def rare_classes(case: DiagnosisInput) -> Finding | None:
     """Classes with a few boxes."""
     boxes = case.data.boxes_per_class
     rare = (boxes > 0) & (boxes < FEW_BOXES)
@@ -109,7 +108,7 @@ def rare_classes(case: Case) -> Finding | None:
     return _classes(case, rare, meaning, Suggestion(changes))
 
 
-def images_without_objects(case: Case) -> Finding | None:
+def images_without_objects(case: DiagnosisInput) -> Finding | None:
     """Images that training leaves out."""
     if not case.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         return None
@@ -123,33 +122,30 @@ def images_without_objects(case: Case) -> Finding | None:
     )
 
 
-def detection_limit(case: Case) -> Finding | None:
+def detection_limit(case: DiagnosisInput) -> Finding | None:
     """Images with more objects than may be detected."""
-    fractions = {"TEST.DETECTIONS_PER_IMAGE": 1} if case.kind.detects else {}
+    fractions = {"TEST.DETECTIONS_PER_IMAGE": 1} if case.detects else {}
     return _over_limits(case, fractions, "that may be detected in one")
 
 
-def proposal_limit(case: Case) -> Finding | None:
+def proposal_limit(case: DiagnosisInput) -> Finding | None:
     """Images with more objects than there may be proposals."""
-    if case.kind.one_stage:
+    if case.one_stage:
         return None
-    stored = case.kind.name == "PrecomputedProposals"
+    stored = case.strategy is None
     key = "DATASETS.PRECOMPUTED_PROPOSAL_TOPK" if stored else "MODEL.RPN.POST_NMS_TOPK"
     fractions = {f"{key}_TRAIN": 1, f"{key}_TEST": 1}
     return _over_limits(case, fractions, "proposals of one")
 
 
-def positives_limit(case: Case) -> Finding | None:
-    """Images with more objects than positives are drawn of each."""
-    model, fractions = case.cfg.MODEL, {}
-    if case.kind.strategy not in (None, "FreeAnchor") and not case.kind.one_stage:
-        fractions["MODEL.RPN.BATCH_SIZE_PER_IMAGE"] = model.RPN.POSITIVE_FRACTION
-    if case.kind.detects and not case.kind.one_stage:
-        fractions["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"] = model.ROI_HEADS.POSITIVE_FRACTION
-    if case.kind.strategy == "GuidedAnchor":
-        fraction = model.GUIDED_ANCHOR.SHAPE_POSITIVE_FRACTION
-        fractions["MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE"] = fraction
-    return _over_limits(case, fractions, "positives that a step draws of one")
+def positives_limit(case: DiagnosisInput) -> Finding | None:
+    """Images with more objects than positives are sampled of each."""
+    fractions = dict(case.strategy.positive_fractions) if case.strategy else {}
+    if case.detects and not case.one_stage:
+        fractions["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"] = (
+            case.cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION
+        )
+    return _over_limits(case, fractions, "positives that a step samples of one")
 
 
 DATA_FINDINGS = (
@@ -210,7 +206,7 @@ def _over_limits(case, fractions, what):
     Args:
         fractions (dict): for each key, what share of its value is for objects.
     """
-    values = {key: functools.reduce(getattr, key.split("."), case.cfg) for key in fractions}
+    values = {key: case.get(key) for key in fractions}
     limits = {key: int(value * fractions[key]) for key, value in values.items() if value >= 0}
     if not limits:
         return None

@@ -12,11 +12,11 @@ from detectron2.config import CfgNode
 from anchor_heads.analysis.diagnosis.anchor_findings import ANCHOR_FINDINGS
 from anchor_heads.analysis.diagnosis.config_findings import CONFIG_FINDINGS
 from anchor_heads.analysis.diagnosis.data_findings import DATA_FINDINGS
-from anchor_heads.analysis.diagnosis.finding import ERROR, NOTE, WARNING, Case, Finding
+from anchor_heads.analysis.diagnosis.finding import ERROR, NOTE, WARNING, DiagnosisInput, Finding
 from anchor_heads.analysis.diagnosis.training_data import short_side
 
 # Each looks at a case and returns a Finding or None. To add one, add it to its module's tuple.
-FINDINGS: tuple[Callable[[Case], Finding | None], ...] = (
+FINDINGS: tuple[Callable[[DiagnosisInput], Finding | None], ...] = (
     *DATA_FINDINGS,
     *ANCHOR_FINDINGS,
     *CONFIG_FINDINGS,
@@ -29,7 +29,7 @@ WIDTH = 100
 class Diagnosis:
     """What was looked at and what was found."""
 
-    case: Case
+    case: DiagnosisInput
     findings: dict[str, Finding]
     """By the name of the function that found it; errors first, then warnings, then notes."""
 
@@ -40,13 +40,28 @@ class Diagnosis:
         counts = Counter(finding.severity for finding in self.findings.values())
         named = ", ".join(f"{severity}s: {counts[severity]}" for severity in SEVERITIES)
         parts.append(f"{named}." if self.findings else "Nothing was found that will hurt.")
+        if self.recipe:
+            values = " ".join(f"{key}{_pasteable(value)}" for key, value in self.recipe.items())
+            parts += ["", "All values together, to be pasted behind a command:", values]
         return "\n".join(parts)
 
+    @property
+    def recipe(self) -> dict[str, object]:
+        """The suggested values of config keys together. Of suggestions for the same key the first
+        is taken, as a whole: what another suggests does not fit it."""
+        recipe = {}
+        for finding in self.findings.values():
+            changes = finding.suggestion.changes
+            if None not in changes.values() and not set(changes) & set(recipe):
+                recipe |= changes
+        return recipe
+
     def to_json(self) -> dict:
-        """The same for ``json.dump``: "summary" (list of sentences) and "findings" (list), each
-        with "name", "severity", "sentence", "numbers", "changes" and "effect"."""
+        """The same for ``json.dump``: "summary" (list of sentences), "recipe", and "findings"
+        (list), each with "name", "severity", "sentence", "numbers", "changes" and "effect"."""
         return {
             "summary": _summary(self.case),
+            "recipe": self.recipe,
             "findings": [
                 {
                     "name": name,
@@ -70,7 +85,7 @@ def diagnose(cfg: CfgNode) -> Diagnosis:
     Raises:
         ValueError, FileNotFoundError: if the data sets cannot be read.
     """
-    case = Case.from_config(cfg)
+    case = DiagnosisInput.from_config(cfg)
     found = {function.__name__: function(case) for function in FINDINGS}
     found = [(name, finding) for name, finding in found.items() if finding is not None]
     found.sort(key=lambda item: SEVERITIES.index(item[1].severity))
@@ -103,13 +118,13 @@ def _input_sentence(cfg, sizes):
 
 
 def _anchor_sentence(case):
-    levels, name = case.levels, case.kind.name
-    if levels is None:
-        return f"Anchors: {name} has none that could be judged."
-    sizes = [size for level in levels.sizes for size in level]
-    names, strides = (", ".join(map(str, x)) for x in (levels.names, levels.strides))
+    if case.anchors is None:
+        return "Anchors: the model has none that could be diagnosed."
+    sizes = [size for level in case.anchors.sizes for size in level]
+    owner = type(case.strategy.owner).__name__
+    levels, strides = (", ".join(map(str, x)) for x in (case.anchors.levels, case.anchors.strides))
     return (
-        f"Anchors: {name} on {names} (strides {strides}), sizes from {min(sizes):g} to "
+        f"Anchors: {owner} on {levels} (strides {strides}), sizes from {min(sizes):g} to "
         f"{max(sizes):g}."
     )
 

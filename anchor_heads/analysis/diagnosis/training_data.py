@@ -42,7 +42,7 @@ class Objects:
 
     def __getitem__(self, index) -> "Objects":
         """Some of them, by a slice, indices or a mask."""
-        return Objects(*(getattr(self, field.name)[index] for field in fields(self)))
+        return Objects(*(vars(self)[x.name][index] for x in fields(self)))
 
     @property
     def sides(self) -> np.ndarray:
@@ -67,11 +67,8 @@ class Objects:
 
     def enlarged(self, factor: float) -> "Objects":
         """As if the images were enlarged."""
-        return replace(
-            self,
-            boxes=self.boxes * np.float32(factor),
-            image_sizes=self.image_sizes * np.float32(factor),
-        )
+        boxes, sizes = (x * np.float32(factor) for x in (self.boxes, self.image_sizes))
+        return replace(self, boxes=boxes, image_sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class TrainingData:
 def read_training_data(cfg: CfgNode) -> TrainingData:
     """Read the annotations of ``DATASETS.TRAIN``. No image is read.
 
-    Boxes are resized as in training; where training draws the short side, with
+    Boxes are resized as in training; where training samples the short side, with
     :func:`short_side`. Random crops and flips are left aside.
 
     Raises:
@@ -116,24 +113,22 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
             what to write. If boxes are not upright.
     """
     _check_readable(cfg)
-    parts = [_arrays(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN]
-    boxes, classes, counts, sizes = (np.concatenate(part) for part in zip(*parts, strict=True))
-    kept = np.ones(len(counts), bool)
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        kept = counts > 0
-    new_sizes = _resized(sizes[kept], short_side(cfg), cfg.INPUT.MAX_SIZE_TRAIN)
+    records = list(itertools.chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN)))
+    by_image = [[a for a in r["annotations"] if not a.get("iscrowd", 0)] for r in records]
+    annotations = list(itertools.chain.from_iterable(by_image))
+    counts = np.array(list(map(len, by_image)), np.int64)
+    classes = np.array([a["category_id"] for a in annotations], np.int64)
+    kept = (counts > 0) | (not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     images = np.repeat(np.arange(kept.sum()), counts[kept])
-    scale = (new_sizes / sizes[kept])[images]
+    sizes = np.array([(r["width"], r["height"]) for r in records], np.float64).reshape(-1, 2)[kept]
+    new_sizes = _resized(sizes, short_side(cfg), cfg.INPUT.MAX_SIZE_TRAIN)
+    boxes = _upright_boxes(annotations) * np.tile(new_sizes / sizes, 2)[images]
     image_sizes = new_sizes.astype(np.float32)
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
     return TrainingData(
-        objects=Objects(
-            boxes=(boxes * np.tile(scale, 2)).astype(np.float32),
-            image_sizes=image_sizes[images],
-            classes=classes,
-            images=images,
-        ),
+        objects=Objects(boxes.astype(np.float32), image_sizes[images], classes, images),
         image_sizes=image_sizes,
-        class_names=_class_names(cfg, classes),
+        class_names=list(names or map(str, range(classes.max(initial=-1) + 1))),
         num_images_without_objects=int((counts == 0).sum()),
         num_images_in_files=len(counts),
         cleaning=tuple(
@@ -145,7 +140,7 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
 
 
 def short_side(cfg: CfgNode) -> int:
-    """The short side of training images: the middle one where several are drawn from. 0 if images
+    """The short side of training images: the middle one where several are sampled. 0 if images
     are not resized."""
     sides = sorted(cfg.INPUT.MIN_SIZE_TRAIN)
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
@@ -164,23 +159,11 @@ def _check_readable(cfg):
     check_datasets(cfg)
 
 
-def _arrays(records):
-    """Boxes (m, 4), their classes (m,), objects of each image (i,) and its width and height (i, 2),
-    of a data set in Detectron2's format."""
-    by_image = [[a for a in r["annotations"] if not a.get("iscrowd", 0)] for r in records]
-    annotations = list(itertools.chain.from_iterable(by_image))
-    return (
-        _upright_boxes(annotations),
-        np.array([a["category_id"] for a in annotations], np.int64),
-        np.array([len(x) for x in by_image], np.int64),
-        np.array([(r["width"], r["height"]) for r in records], np.float64).reshape(-1, 2),
-    )
-
-
-def _upright_boxes(annotations):
+def _upright_boxes(annotations) -> np.ndarray:
+    """(m, 4) of annotations in Detectron2's format."""
     modes = np.array([a["bbox_mode"] for a in annotations], np.int64)
     if BoxMode.XYWHA_ABS in modes:
-        raise ValueError("The data set has rotated boxes; only upright ones can be judged.")
+        raise ValueError("The data set has rotated boxes; only upright ones can be diagnosed.")
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
     for mode in np.unique(modes):
         of_mode = modes == mode
@@ -188,7 +171,7 @@ def _upright_boxes(annotations):
     return boxes
 
 
-def _resized(sizes, side, max_size):
+def _resized(sizes: np.ndarray, side: int, max_size: int) -> np.ndarray:
     """What Detectron2 makes of images of these widths and heights, (i, 2)."""
     if side == 0:
         return sizes
@@ -198,8 +181,3 @@ def _resized(sizes, side, max_size):
         for width, height in kinds.tolist()
     ]
     return np.array(resized, np.float64).reshape(-1, 2)[kind_of.reshape(-1)]
-
-
-def _class_names(cfg, classes):
-    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    return list(names or map(str, range(classes.max(initial=-1) + 1)))

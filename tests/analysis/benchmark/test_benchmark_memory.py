@@ -33,17 +33,17 @@ class Counter:
 def test_a_part_needs_what_it_holds_itself():
     counter = Counter()
     meter = MemoryMeter(counter)
-    meter.switch("head: guide")
+    meter.switch("head: anchor prediction")
     counter.allocate(50)
     counter.allocate(-20)
     meter.switch("loss")
     counter.allocate(7)
-    meter.switch("head: judging")
+    meter.switch("head: class and box")
     counter.allocate(40)
     meter.switch("loss: backward")  # holds its 7 still
     counter.allocate(10)
     counter.allocate(-17)
-    meter.stop()
+    meter.switch("other")
     assert meter.peaks == {"other": 0, "head": 30 + 40, "loss": 17}
 
 
@@ -54,7 +54,7 @@ def test_bytes_are_those_of_linux():
     kept = torch.ones(40_000_000, dtype=torch.uint8)
     meter.switch("loss")
     torch.ones(80_000_000 * len(kept[:1]), dtype=torch.uint8)
-    meter.stop()
+    meter.switch("other")
     assert meter.peaks["head"] == pytest.approx(40e6, rel=0.1)
     assert meter.peaks["loss"] == pytest.approx(80e6, rel=0.1)
 
@@ -64,7 +64,7 @@ def test_memory_of_a_model(tmp_path):
     """Backward passes need what forward passes have kept, and large images need more."""
     cfg = tiny_config(tmp_path / "model", "RetinaNet")
     size = (256, 512)
-    detecting, learning = peak_memory(cfg, [Workload(size), Workload(size, num_objects=3)])
+    detecting, learning = peak_memory(cfg, [Workload(size), Workload(size, objects=3)])
     assert set(detecting) == {"whole", "other", "backbone", "head", "post-processing"}
     assert set(learning) == {"whole", "other", "backbone", "head", "assignment and loss"}
     pixels = 256 * 512

@@ -8,16 +8,16 @@ from anchor_heads.analysis.benchmark import parts
 from anchor_heads.analysis.benchmark.parts import Stopwatch, run_by_part
 from anchor_heads.analysis.benchmark.workload import (
     Workload,
-    build_timed_model,
-    make_image,
-    make_input,
+    build_measured_model,
+    make_batch,
     run,
 )
 
 SIZE = (64, 96)
 # What a model is at work on; a backward pass is named once for all that it goes through.
 DENSE = ["other", "backbone", "head", "assignment and loss"]
-GUIDED = ["other", "backbone", "head: guide", "head: judging", "assignment and loss"]
+PREDICTED = ["head: anchor prediction", "head: class and box"]
+GUIDED = ["other", "backbone", *PREDICTED, "assignment and loss"]
 BACKWARD = [f"{part}: backward" for part in ("assignment and loss", "head", "backbone")]
 TWO_STAGES = ["post-processing", "ROI heads", "ROI heads: backward"]
 MODELS = {
@@ -27,28 +27,27 @@ MODELS = {
     ("DynamicAnchorRetinaNet",): DENSE,
     ("ProposalNetwork", "GuidedAnchorRPN"): [*GUIDED, "post-processing"],
     ("GeneralizedRCNN", "RPN"): [*DENSE, *TWO_STAGES],
-    ("GeneralizedRCNN", "GuidedAnchorRPN"): [*GUIDED, *TWO_STAGES],
     ("GeneralizedRCNN", "DynamicAnchorRPN"): [*DENSE, *TWO_STAGES],
     ("GeneralizedRCNN", "FreeAnchorRPN"): [*DENSE, *TWO_STAGES],
 }
 
 
 def build(folder, *names):
-    return build_timed_model(tiny_config(folder, *names), make_image(*SIZE))
+    return build_measured_model(tiny_config(folder, *names), SIZE)
 
 
 @pytest.mark.parametrize("names", MODELS, ids=" ".join)
 def test_training_by_part_gives_the_gradients_of_a_step(tmp_path, names):
     model = build(tmp_path / "model", *names).train()
-    model_input = make_input(model, Workload(SIZE, num_objects=3))
+    batch = make_batch(model, Workload(SIZE, objects=3))
     # A box head at the weights that training starts from passes hardly any gradient on.
-    if hasattr(model, "roi_heads"):
+    if names[0] == "GeneralizedRCNN":
         torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight)
     gradients, stopwatch = [], Stopwatch()
-    for step in (run, lambda *x: run_by_part(*x, stopwatch)):
-        torch.manual_seed(0)  # some methods draw samples
+    for step in (run, lambda *x: run_by_part(*x, "float32", stopwatch)):
+        torch.manual_seed(0)  # some methods sample
         copy = deepcopy(model)  # RetinaNet remembers how many positives there were
-        step(copy, model_input)
+        step(copy, batch)
         gradients.append({name: x.grad for name, x in copy.named_parameters()})
     assert sum(x is not None and x.abs().max() > 0 for x in gradients[0].values()) > 20
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
@@ -60,15 +59,14 @@ def test_training_by_part_gives_the_gradients_of_a_step(tmp_path, names):
     "names, expected",
     [
         (["RetinaNet"], ["head"]),
-        (["DynamicAnchorRetinaNet"], ["head", "head: deformable convolutions"]),
-        (["ProposalNetwork", "GuidedAnchorRPN"], ["head: guide", "head: judging"]),
+        (["ProposalNetwork", "GuidedAnchorRPN"], PREDICTED),
         (["GeneralizedRCNN", "RPN"], ["head", "ROI heads"]),
     ],
 )
-def test_parts_when_detecting(tmp_path, names, expected):
+def test_parts_in_inference(tmp_path, names, expected):
     model = build(tmp_path / "model", *names)
     stopwatch = Stopwatch()
-    run_by_part(model, make_input(model, Workload(SIZE)), stopwatch)
+    run_by_part(model, make_batch(model, Workload(SIZE)), "float32", stopwatch)
     assert set(stopwatch.seconds) == {"other", "backbone", "post-processing", *expected}
     # The model is as it was.
     assert not any("forward" in vars(x) for x in model.modules())
@@ -91,7 +89,7 @@ def test_parts_are_all_of_the_time(tmp_path, monkeypatch):
     for convolution in convolutions["backbone"] + convolutions["head"]:
         convolution.register_forward_hook(tick)
     stopwatch = Stopwatch()
-    run_by_part(model, make_input(model, Workload(SIZE)), stopwatch)
+    run_by_part(model, make_batch(model, Workload(SIZE)), "float32", stopwatch)
     levels = len(model.head_in_features)
     assert stopwatch.seconds == {
         "backbone": len(convolutions["backbone"]),
@@ -102,7 +100,7 @@ def test_parts_are_all_of_the_time(tmp_path, monkeypatch):
 
 
 def test_time_within_a_part_goes_to_the_inner_part(monkeypatch):
-    clock = iter([0, 1, 1, 3, 3, 7, 7, 15, 15, 31])
+    clock = iter([0, 1, 1, 3, 3, 7, 7, 15, 15, 31, 31])
     monkeypatch.setattr(parts, "timer", lambda: next(clock))
     stopwatch = Stopwatch()
     outer = stopwatch.switch("outer")
@@ -110,5 +108,5 @@ def test_time_within_a_part_goes_to_the_inner_part(monkeypatch):
     assert (outer, inner) == ("other", "outer")
     stopwatch.switch(inner)
     stopwatch.switch(outer)
-    stopwatch.stop()
+    stopwatch.switch("other")
     assert stopwatch.seconds == {"other": 1 + 16, "outer": 2 + 8, "inner": 4}

@@ -1,74 +1,61 @@
-import torch
+from anchor_heads.analysis.benchmark.report import describe
 
-from anchor_heads.analysis.benchmark.report import describe, table
-from anchor_heads.analysis.reports import environment
-
-
-def summary(median):
-    return {"quartiles": [median / 2, median, median * 2], "turns": [median]}
-
-
-def make_run(share):
-    return {
-        "kept": share,
-        "mean_blob_cells": 9.04,
-        "boxes": {"a": 7, "b": 8},
-        "seconds": {
-            "a": {x: summary(y) for x, y in {"whole": share, "head": 0.01, "other": 0.002}.items()},
-            "b": {"whole": summary(0.5), "head": summary(0.02), "head: guide": summary(0.01)},
+RUN = {
+    "image_size": [64, 96],
+    "batch_size": 8,
+    "dtype": "bfloat16",
+    "objects": None,
+    "kept": 0.125,
+    "models": {
+        "a": {
+            "seconds": {"whole": [0.5, 0.4, 0.6], "head": [0.02]},
+            "baseline": "a",
+            "ratios": {},
+            "boxes": 7,
+            "peak_memory": {"whole": 99_600_000},
         },
-        "ratios": {
-            "a / b": {"whole": summary(2 * share), "head": summary(0.5)},
-            "b": {"judging, sparse / dense": summary(0.25)},
+        "b": {
+            "seconds": {"whole": [1.0], "head": [0.01], "head: inner": [0.005]},
+            "baseline": "a",
+            "ratios": {"whole": [1, 2, 4], "head": [0.25, 0.5, 1]},
         },
-        "largest_difference": {"b": 2e-7},
-        "peak_memory": {"a": {"whole": 123_400_000, "other": 0}, "b": {"whole": 99_600_000}},
-    }
+    },
+}
 
 
-def test_table_has_a_row_per_run_and_part():
-    assert table([make_run(0.02), make_run(0.125)]).splitlines() == [
-        "| locations kept | part | a, ms | b, ms | a / b (quartiles) | a, MB | b, MB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| 2 % | whole | 20.0 | 500.0 | 0.040 (0.020 to 0.080) | 123 | 100 |",
-        "| 2 % | head | 10.0 | 20.0 | 0.500 (0.250 to 1.000) |  |  |",
-        "| 2 % | head: guide |  | 10.0 |  |  |  |",
-        "| 2 % | other | 2.0 |  |  | 0 |  |",
-        "| 12.5 % | whole | 125.0 | 500.0 | 0.250 (0.125 to 0.500) | 123 | 100 |",
-        "| 12.5 % | head | 10.0 | 20.0 | 0.500 (0.250 to 1.000) |  |  |",
-        "| 12.5 % | head: guide |  | 10.0 |  |  |  |",
-        "| 12.5 % | other | 2.0 |  |  | 0 |  |",
+def report(*runs, device="cpu"):
+    machine = {"device": device, "cpu": "A CPU", "threads": 2, "torch": "2.0"}
+    machine |= {"date": "2026-01-02T03:04:05+00:00"}
+    return {"command": "anchor-heads benchmark", "repeats": 3, **machine, "runs": list(runs)}
+
+
+def rows(text):
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_row_per_model_and_part():
+    text = describe(report(RUN))
+    origin, workload, _ = text.split("\n\n")
+    assert origin == (
+        "`anchor-heads benchmark`: medians of 3 turns, 2 thread(s) of A CPU, torch 2.0, 2026-01-02."
+    )
+    assert workload == (
+        "Inference, 8 image(s) of 64x96, bfloat16, 12.5 % of predicted locations kept:"
+    )
+    assert rows(text) == [
+        ["model", "part", "ms", "/ a (quartiles)", "MB"],
+        ["a", "whole", "500.0", "", "100"],
+        ["", "head", "20.0", "", ""],
+        ["b", "whole", "1000.0", "2.000 (1.000 to 4.000)", ""],
+        ["", "head", "10.0", "0.500 (0.250 to 1.000)", ""],
+        ["", "head: inner", "5.0", "", ""],
     ]
 
 
-def test_table_of_training():
-    training = {"objects": 100, "seconds": {"a": {"whole": summary(1.5)}}, "ratios": {}}
-    assert table([training]).splitlines() == [
-        "| objects | part | a, ms |",
-        "| --- | --- | --- |",
-        "| 100 | whole | 1500.0 |",
-    ]
-
-
-def test_description_of_a_report():
-    report = {
-        "command": "python tools/benchmark.py",
-        "arguments": {"image_size": [64, 96], "repeats": 3},
-        **environment(torch.device("cpu")),
-        "runs": [make_run(0.02)],
-    }
-    origin, _, notes = describe(report).split("\n\n")
-    assert origin.startswith(
-        "`python tools/benchmark.py`: one image of 64x96, medians of 3 turns, cpu, "
-    )
-    assert notes == (
-        "- 2 % of the locations: 7 boxes of a; 8 boxes of b; 9.0 cells per blob; judging, sparse / "
-        "dense of b 0.250 (0.125 to 0.500); largest difference of b 2.0e-07."
-    )
-
-
-def test_environment_has_the_versions():
-    found = environment(torch.device("cpu"))
-    assert found["torch"] == torch.__version__ and found["device"] == "cpu"
-    assert found["threads"] == torch.get_num_threads() and found["date"].endswith("+00:00")
-    assert all(found[x] for x in ("python", "torchvision", "detectron2", "anchor_heads", "cpu"))
+def test_training_and_several_baselines():
+    two = {name: model | {"baseline": name} for name, model in RUN["models"].items()}
+    text = describe(report(RUN | {"objects": 10, "kept": None, "models": two}, device="A GPU"))
+    assert "A GPU, torch" in text
+    assert "\nTraining step, 8 image(s) of 64x96, bfloat16, 10 objects each:\n" in text
+    assert rows(text)[0][3] == "/ baseline (quartiles)"

@@ -6,20 +6,23 @@ from tiny_models import tiny_config
 from anchor_heads.analysis.benchmark import workload
 from anchor_heads.analysis.benchmark.workload import (
     Workload,
-    build_timed_model,
-    make_image,
-    make_input,
+    blobs,
+    build_measured_model,
+    kept_locations,
+    make_batch,
     make_objects,
     run,
 )
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+
+SIZE = (64, 96)
 
 
 def test_input_of_random_weights_is_scaled(tmp_path):
     cfg = tiny_config(tmp_path / "random", "RetinaNet")
-    image = make_image(64, 96)
-    model = build_timed_model(cfg, image)
+    model = build_measured_model(cfg, SIZE)
     assert not model.training
-    pixels = model.preprocess_image([{"image": image}]).tensor
+    pixels = model.preprocess_image(make_batch(model, Workload(SIZE))).tensor
     with torch.no_grad():
         deviation = model.backbone(pixels)["p3"].std().item()
     assert deviation == pytest.approx(workload.FEATURE_SCALE, rel=1e-3)
@@ -27,7 +30,7 @@ def test_input_of_random_weights_is_scaled(tmp_path):
     cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
     weights = build_model(cfg).state_dict()
     torch.save({"model": weights}, cfg.MODEL.WEIGHTS)
-    model = build_timed_model(cfg, image)
+    model = build_measured_model(cfg, SIZE)
     assert model.pixel_std.flatten().tolist() == cfg.MODEL.PIXEL_STD
     assert all(x.equal(weights[name]) for name, x in model.state_dict().items())
 
@@ -44,17 +47,18 @@ def test_objects_lie_in_the_image():
 
 
 def test_a_step_leaves_gradients_of_this_step_alone(tmp_path):
-    model = build_timed_model(
-        tiny_config(tmp_path / "x", "FreeAnchorRetinaNet"), make_image(64, 96)
-    )
-    model_input = make_input(model.train(), Workload((64, 96), num_objects=3))
-    assert set(model_input["instances"].gt_classes.tolist()) <= {0, 1}
+    model = build_measured_model(tiny_config(tmp_path / "x", "FreeAnchorRetinaNet"), SIZE).train()
+    batch = make_batch(model, Workload(SIZE, batch_size=2, objects=3))
+    assert [len(x["instances"]) for x in batch] == [3, 3]
     gradients = []
     for _ in range(2):
-        assert run(model, model_input) is None
+        run(model, batch)
         gradients.append(model.head.bbox_pred.weight.grad.clone())
     assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)
+    run(model, batch, "bfloat16")
+    assert not model.head.bbox_pred.weight.grad.equal(gradients[0])
+    torch.testing.assert_close(model.head.bbox_pred.weight.grad, gradients[0], rtol=0.1, atol=0.1)
 
 
 def test_models_without_anchors_are_refused(tmp_path):
@@ -62,14 +66,34 @@ def test_models_without_anchors_are_refused(tmp_path):
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
     cfg.MODEL.LOAD_PROPOSALS = True
     with pytest.raises(TypeError, match="MODEL.PROPOSAL_GENERATOR.NAME"):
-        build_timed_model(cfg, make_image(64, 96))
+        build_measured_model(cfg, SIZE)
 
 
-def test_training_on_masks_is_refused(tmp_path):
-    cfg = tiny_config(tmp_path / "mask", "GeneralizedRCNN", "RPN")
-    cfg.MODEL.MASK_ON = True
-    cfg.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
-    model = build_timed_model(cfg, make_image(64, 96))
-    assert make_input(model, Workload((64, 96))).keys() == {"image"}
-    with pytest.raises(ValueError, match="MODEL.MASK_ON False"):
-        make_input(model, Workload((64, 96), num_objects=3))
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("size", [(100, 152), (13, 19), (7, 1)])
+def test_blobs_have_the_share_of_locations(size, share):
+    kept = blobs(size, share)
+    assert kept.shape == size and kept.dtype == torch.bool
+    assert kept.sum() == max(1, round(share * size[0] * size[1]))
+    assert kept.equal(blobs(size, share))
+
+
+def test_blobs_are_compact():
+    kept = blobs((100, 152), 0.02)
+    # Single locations would have almost nine in their 3x3 neighbourhoods, a 3x3 square has 2.8.
+    read = torch.nn.functional.max_pool2d(kept[None].float(), 3, 1, 1).sum()
+    assert read < 3 * kept.sum()
+
+
+@torch.no_grad()
+def test_a_model_keeps_the_share_of_its_locations(tmp_path):
+    model = build_measured_model(tiny_config(tmp_path / "x", "GuidedAnchorRetinaNet"), SIZE)
+    strategy = get_anchor_strategy(model)
+    for kept in (0.1, 0.5):
+        with kept_locations(model, Workload(SIZE, kept=kept)):
+            features = strategy.features(
+                strategy.preprocess(make_batch(model, Workload(SIZE))[0]["image"])
+            )
+            levels = strategy.level_anchors(features, strategy.head(features), SIZE)
+        shares = [level.num_kept / level.num_locations for level in levels]
+        assert shares[0] == pytest.approx(kept, abs=0.01)

@@ -1,11 +1,13 @@
 """Configs with made objects, for tests of what is found in them."""
 
+import functools
+
 import numpy as np
+from detectron2.config import CfgNode
 
 from anchor_heads import get_cfg
-from anchor_heads.analysis.diagnosis import Case
-from anchor_heads.analysis.diagnosis.anchor_levels import build_anchor_levels
-from anchor_heads.analysis.diagnosis.model_kind import model_kind
+from anchor_heads.analysis.diagnosis import DiagnosisInput
+from anchor_heads.analysis.diagnosis.finding import build
 from anchor_heads.analysis.diagnosis.training_data import Objects, TrainingData
 
 
@@ -15,7 +17,14 @@ def config(architecture="RetinaNet", *overrides):
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = architecture
     cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.RESNETS.merge_from_list(["DEPTH", 18, "RES2_OUT_CHANNELS", 64])
+    cfg.MODEL.RESNETS.merge_from_list(["NORM", "FrozenBN", "RES2_OUT_CHANNELS", 8])
+    cfg.MODEL.RESNETS.merge_from_list(["STEM_OUT_CHANNELS", 8, "WIDTH_PER_GROUP", 4])
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    cfg.MODEL.ROI_HEADS.merge_from_list(["NAME", "StandardROIHeads"])
+    cfg.MODEL.ROI_BOX_HEAD.merge_from_list(["NAME", "FastRCNNConvFCHead", "NUM_FC", 1])
+    cfg.MODEL.ROI_BOX_HEAD.merge_from_list(["FC_DIM", 8, "POOLER_RESOLUTION", 2])
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3", "p4", "p5"]
+    cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
     cfg.MODEL.RETINANET.IN_FEATURES = cfg.MODEL.RPN.IN_FEATURES = ["p3", "p4", "p5"]
     cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
@@ -42,7 +51,7 @@ def made_objects(*images, size=(640, 640), classes=0) -> Objects:
     )
 
 
-def made_case(cfg, *images, size=(640, 640), classes=0, without_objects=0, anchors=True) -> Case:
+def made_case(cfg, *images, size=(640, 640), classes=0, without_objects=0) -> DiagnosisInput:
     """A case with images of the same size; ``without_objects`` are left out of training."""
     data = TrainingData(
         objects=made_objects(*images, size=size, classes=classes),
@@ -51,8 +60,12 @@ def made_case(cfg, *images, size=(640, 640), classes=0, without_objects=0, ancho
         num_images_without_objects=without_objects,
         num_images_in_files=len(images) + without_objects,
     )
-    kind = model_kind(cfg)
-    return Case(cfg, data, kind, build_anchor_levels(cfg, kind) if anchors else None)
+    return DiagnosisInput(cfg, data, *_build(cfg.dump()))
+
+
+@functools.cache
+def _build(dump):
+    return build(CfgNode.load_cfg(dump))
 
 
 def square(center, side):

@@ -3,16 +3,18 @@ from made_case import config, made_case, proposal_config, rectangle, square
 
 from anchor_heads.analysis.diagnosis.anchor_findings import (
     aspect_ratios,
-    crowded_bags,
-    free_anchor_box_loss,
+    config_of_another_method,
+    crowded_images,
+    impossible_shapes,
     large_objects,
     levels_without_objects,
     objects_between_locations,
     objects_without_location,
+    refused_model,
     small_objects,
 )
 
-SIZES = "MODEL.ANCHOR_GENERATOR.SIZES"
+SIZES, RATIOS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"
 BY_IOU = (small_objects, large_objects, aspect_ratios, objects_between_locations)
 # Boxes that one anchor fits exactly, on P3, P4 and P5.
 FITTING = [square(84, 32), square(328, 64), square(304, 128)]
@@ -107,9 +109,9 @@ def test_aspect_ratios():
 
 
 def test_aspect_ratios_of_each_level_are_kept_apart():
-    keys = ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0], [1.0, 1.1], [1.0]]]
+    keys = ["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[1.0], [1.1], [1.0]]]
     case = case_of(rectangle(328, 128, 32), *FITTING, cfg=config("RetinaNet", *keys))
-    assert aspect_ratios(case).suggestion.changes[keys[0]] == [[0.25, 1], [0.25, 1, 1.1], [0.25, 1]]
+    assert aspect_ratios(case).suggestion.changes[keys[0]] == [[0.25, 1], [0.25, 1.1], [0.25, 1]]
 
 
 def test_objects_between_locations():
@@ -189,12 +191,12 @@ def test_sizes_are_suggested_where_most_levels_are_without_objects():
     assert levels_without_objects(case_of(*boxes, cfg=cfg)) is None
 
 
-def test_crowded_bags():
+def test_crowded_images():
     # An image of 64 pixels has 64 + 16 + 4 anchors.
     cfg = config("FreeAnchorRetinaNet", "MODEL.FREE_ANCHOR.BAG_SIZE", 28)
 
     def crowded(number, cfg=cfg):
-        return crowded_bags(made_case(cfg, [square(32, 32)] * number, size=(64, 64)))
+        return crowded_images(made_case(cfg, [square(32, 32)] * number, size=(64, 64)))
 
     assert crowded(3) is None
     finding = crowded(4)
@@ -205,14 +207,41 @@ def test_crowded_bags():
     assert crowded(4, config()) is None
 
 
-def test_free_anchor_box_loss():
+def test_config_of_another_method():
     weights = ["MODEL.RPN.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0)]
-    finding = free_anchor_box_loss(case_of(cfg=proposal_config("FreeAnchorRPN")))
+    finding = config_of_another_method(case_of(cfg=proposal_config("FreeAnchorRPN")))
     assert finding.suggestion.changes == {weights[0]: weights[1], "MODEL.RPN.SMOOTH_L1_BETA": 0.11}
-    assert free_anchor_box_loss(case_of(cfg=proposal_config("FreeAnchorRPN", *weights))) is None
-    assert free_anchor_box_loss(case_of(cfg=proposal_config("RPN"))) is None
-    changes = free_anchor_box_loss(case_of(cfg=config("FreeAnchorRetinaNet"))).suggestion.changes
-    assert changes["MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"] == 0.11
+    assert config_of_another_method(case_of(cfg=proposal_config("FreeAnchorRPN", *weights))) is None
+    assert config_of_another_method(case_of(cfg=proposal_config("RPN"))) is None
+    finding = config_of_another_method(case_of(cfg=config("FreeAnchorRetinaNet")))
+    assert finding.suggestion.changes["MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"] == 0.11
+
+
+@pytest.mark.parametrize(
+    "key, value, wrong, error",
+    [
+        (SIZES, [[32], [0], [-16]], "SIZES has 0, -16", None),
+        (RATIOS, [[1.0, 0]], "ASPECT_RATIOS has 0", "division"),
+        (RATIOS, [[-2.0]], "ASPECT_RATIOS has -2", "math domain"),
+    ],
+)
+def test_impossible_shapes(key, value, wrong, error):
+    case = case_of(*FITTING, cfg=config("RetinaNet", key, value))
+    finding = impossible_shapes(case)
+    assert finding.severity == "error" and wrong in finding.sentence
+    assert finding.suggestion.changes == {key: None}
+    refused = refused_model(case)
+    assert (refused is None) if error is None else (error in refused.sentence)
+    assert impossible_shapes(case_of(*FITTING)) is None
+
+
+def test_a_model_that_training_refuses():
+    descending = [[128], [64], [32]]
+    case = case_of(*FITTING, cfg=config("GuidedAnchorRetinaNet", SIZES, descending))
+    finding = refused_model(case)
+    assert finding.severity == "error" and "must grow from level to level" in finding.sentence
+    assert found(case) == [] and levels_without_objects(case) is None
+    assert refused_model(case_of(*FITTING)) is None
 
 
 def test_no_objects_are_no_finding():

@@ -15,7 +15,7 @@ from anchor_heads.analysis.diagnosis.config_findings import (
 
 def case_of(*overrides, architecture="RetinaNet", images=100):
     cfg = config(architecture, *overrides)
-    return made_case(cfg, *[[square(84, 32)]] * images, anchors=False)
+    return made_case(cfg, *[[square(84, 32)]] * images)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ BOX = square(84, 32)
 
 def case_of(cfg, *counts, **data):
     """A case with so many objects in each image."""
-    return made_case(cfg, *[[BOX] * count for count in counts], anchors=False, **data)
+    return made_case(cfg, *[[BOX] * count for count in counts], **data)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_absent_and_rare_classes():
 
 def test_images_of_rare_classes_are_drawn_twice_as_often():
     images = [[BOX]] * 100
-    case = made_case(config(), *images, classes=[1] * 4 + [0] * 96, anchors=False)
+    case = made_case(config(), *images, classes=[1] * 4 + [0] * 96)
     changes = rare_classes(case).suggestion.changes
     assert changes == {
         "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",

@@ -67,14 +67,25 @@ def test_what_is_found_is_printed_and_written(config_file, tmp_path, monkeypatch
 def test_values_can_be_pasted_behind_a_command():
     sides = {"MODEL.RPN.IN_FEATURES": ["p3", "p4"], "SOLVER.STEPS": (3, 4)}
     finding = Finding("note", "x", {}, Suggestion({**sides, "SOLVER.MAX_ITER": None}))
-    case = made_case(config(), [square(84, 32)], anchors=False)
+    case = made_case(config(), [square(84, 32)])
     said = str(Diagnosis(case, {"made": finding}))
     lines = [line.split("-> ")[1] for line in said.splitlines() if "-> " in line]
     assert lines[2] == "SOLVER.MAX_ITER"
     cfg = get_cfg()
     cfg.merge_from_list(shlex.split(" ".join(lines[:2])))
     assert cfg.MODEL.RPN.IN_FEATURES == ["p3", "p4"] and cfg.SOLVER.STEPS == (3, 4)
-    assert "Anchors: RetinaNet has none that could be judged." in said
+    assert "Anchors: RetinaNet on p3, p4, p5 (strides 8, 16, 32), sizes from 32 to 128." in said
+
+
+def test_suggestions_together():
+    sizes, features = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.RETINANET.IN_FEATURES"
+    suggestions = [{sizes: [[8]]}, {"A": None}, {features: ["p3"], sizes: [[16]]}, {"B": (1, 2)}]
+    findings = {str(i): Finding("note", "x", {}, Suggestion(x)) for i, x in enumerate(suggestions)}
+    diagnosis = Diagnosis(made_case(config(), [square(84, 32)]), findings)
+    assert diagnosis.recipe == diagnosis.to_json()["recipe"] == {sizes: [[8]], "B": (1, 2)}
+    assert str(diagnosis).endswith(
+        f"All values together, to be pasted behind a command:\n{sizes} '[[8]]' B '(1, 2)'"
+    )
 
 
 def test_severe_findings_come_first(monkeypatch, config_file):

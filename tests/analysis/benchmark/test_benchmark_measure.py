@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_config
+
+from anchor_heads.analysis.benchmark import measure as measure_module
+from anchor_heads.analysis.benchmark.measure import RUNTIMES, measure
+from anchor_heads.analysis.benchmark.workload import Workload
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(autouse=True)
+def no_memory(monkeypatch):
+    """Memory is measured in processes that take seconds to start."""
+    monkeypatch.setattr(
+        measure_module,
+        "peak_memory",
+        lambda cfg, workloads, modules: [{"whole": 10 * i} for i in range(len(workloads))],
+    )
+
+
+def configs(folder, **architectures):
+    return {
+        name: tiny_config(folder / name, *names.split()) for name, names in architectures.items()
+    }
+
+
+def test_inference(tmp_path):
+    cfgs = configs(tmp_path, plain="RetinaNet", guided="GuidedAnchorRetinaNet")
+    workloads = [Workload(SIZE, batch_size=2, kept=x) for x in (0.1, 0.5)]
+    results = measure(cfgs, workloads, repeats=3)
+    assert [(x["kept"], x["batch_size"], x["objects"]) for x in results] == [
+        (0.1, 2, None),
+        (0.5, 2, None),
+    ]
+    plain, guided = results[0]["models"].values()
+    both = ["whole", "backbone", "head", "post-processing", "other"]
+    assert list(plain["seconds"]) == both
+    assert set(guided["seconds"]) == {*both, "head: anchor prediction", "head: class and box"}
+    seconds = {part: np.array(turns) for part, turns in guided["seconds"].items()}
+    assert all(len(turns) == 3 and turns.min() > 0 for turns in seconds.values())
+    inner = seconds["head: anchor prediction"] + seconds["head: class and box"]
+    assert seconds["head"].tolist() == pytest.approx(inner.tolist())
+
+    assert plain["baseline"] == guided["baseline"] == "plain" and plain["ratios"] == {}
+    assert set(guided["ratios"]) == set(both)
+    low, median, high = guided["ratios"]["whole"]
+    turns = sorted(seconds["whole"] / np.array(plain["seconds"]["whole"]))
+    assert low <= median <= high and median == pytest.approx(turns[1])
+    assert guided["boxes"] >= 0
+    assert [x["models"]["guided"]["peak_memory"] for x in results] == [{"whole": 0}, {"whole": 10}]
+
+
+def test_training(tmp_path):
+    cfgs = configs(tmp_path, plain="RetinaNet", free="FreeAnchorRetinaNet")
+    (result,) = measure(cfgs, [Workload(SIZE, objects=3)], repeats=2)
+    both = ["whole", "backbone", "backbone: backward", "head", "head: backward"]
+    both += ["assignment and loss", "assignment and loss: backward", "other"]
+    for model in result["models"].values():
+        assert list(model["seconds"]) == both and "boxes" not in model
+    assert set(result["models"]["free"]["ratios"]) == set(both)
+
+
+def test_each_kind_of_model_has_its_baseline(tmp_path):
+    cfgs = configs(
+        tmp_path,
+        a="ProposalNetwork RPN",
+        b="RetinaNet",
+        c="ProposalNetwork DynamicAnchorRPN",
+        d="GeneralizedRCNN RPN",
+        e="FreeAnchorRetinaNet",
+    )
+    (result,) = measure(cfgs, [Workload(SIZE, kept=x) for x in (0.1, 0.5)], repeats=1)
+    assert result["kept"] is None  # no model predicts locations
+    assert {name: x["baseline"] for name, x in result["models"].items()} == dict(
+        a="a", b="b", c="a", d="d", e="b"
+    )
+
+
+def test_models_take_turns(tmp_path, monkeypatch):
+    called = []
+    original, by_part = measure_module.run, measure_module.run_by_part
+
+    def run(model, *args):
+        called.append(type(model).__name__)
+        return original(model, *args)
+
+    def run_by_part(model, *args):
+        called.append(f"{type(model).__name__} by part")
+        by_part(model, *args)
+
+    monkeypatch.setattr(measure_module, "run", run)
+    monkeypatch.setattr(measure_module, "run_by_part", run_by_part)
+    cfgs = configs(tmp_path, a="RetinaNet", b="FreeAnchorRetinaNet")
+    measure(cfgs, [Workload(SIZE)], repeats=2)
+    a, b = "RetinaNet", "FreeAnchorRetinaNet"
+    assert called[-8:] == [a, b, f"{a} by part", f"{b} by part"] * 2
+
+
+def test_another_runtime_stands_beside_eager(tmp_path, monkeypatch):
+    batches = []
+
+    def prepare(model, batch):
+        assert not model.training and batch[0]["image"].shape == (3, *SIZE)
+        return batches.append
+
+    monkeypatch.setitem(RUNTIMES, "other", prepare)
+    cfgs = configs(tmp_path, a="RetinaNet")
+    workloads = [Workload(SIZE), Workload(SIZE, objects=1)]
+    inference, training = measure(cfgs, workloads, repeats=2, runtimes=["other"])
+    assert list(inference["models"]) == ["a", "a (other)"] and list(training["models"]) == ["a"]
+    other = inference["models"]["a (other)"]
+    assert list(other["seconds"]) == ["whole"] and other["baseline"] == "a"
+    assert len(batches) == measure_module.WARMUP_TURNS + 2 and len(batches[0]) == 1
+
+
+def test_a_model_that_the_device_is_too_small_for_is_left_out(tmp_path, monkeypatch):
+    original = measure_module.run
+
+    def run(model, batch, dtype):
+        if len(batch) > 1 and type(model).__name__ == "FreeAnchorRetinaNet":
+            raise torch.OutOfMemoryError
+        return original(model, batch, dtype)
+
+    monkeypatch.setattr(measure_module, "run", run)
+    cfgs = configs(tmp_path, a="RetinaNet", b="FreeAnchorRetinaNet")
+    results = measure(cfgs, [Workload(SIZE, batch_size=x) for x in (1, 2)], repeats=1)
+    assert [list(x["models"]) for x in results] == [["a", "b"], ["a"]]
+
+
+def test_training_on_masks_is_refused(tmp_path):
+    cfgs = configs(tmp_path, mask="GeneralizedRCNN RPN")
+    cfgs["mask"].MODEL.MASK_ON = True
+    with pytest.raises(ValueError, match="mask: .*MODEL.MASK_ON False"):
+        measure(cfgs, [Workload(SIZE, objects=3)], repeats=1)

@@ -1,0 +1,7 @@
+"""A fourth method, as one could be added: each object is learned by the one anchor that overlaps it
+most."""
+
+from .retinanet import OneToOneRetinaNet
+from .rpn import OneToOneRPN
+
+__all__ = ["OneToOneRPN", "OneToOneRetinaNet"]
