@@ -68,5 +68,5 @@ def test_visualize_says_that_there_are_no_anchors(tmp_path, command):
     options = ["--weights", tmp_path / "model.pth", tmp_path / "0.png"]
     options += ["--output-dir", tmp_path / "pictures"]
     code, _, said = command("visualize", config, *options)
-    assert code == 2 and "gets precomputed proposals and has no anchors" in said
+    assert code == 2 and "needs precomputed proposals" in said
     assert not (tmp_path / "pictures").exists()
