@@ -1,6 +1,7 @@
 """How a command ends: with its own exit code, or with one line that says what the user can do."""
 
 import dis
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,10 +17,15 @@ WARNINGS = (
 
 
 def silence_warnings() -> None:
-    """Hide warnings that users cannot act on. ``python -W`` and PYTHONWARNINGS go before."""
+    """Hide warnings that users cannot act on, in this process and those that it starts.
+
+    ``python -W`` and PYTHONWARNINGS go before.
+    """
     if not sys.warnoptions:
         for message, category in WARNINGS:
             warnings.filterwarnings("ignore", message, category)
+        options = [f"ignore:{message}:{category.__name__}" for message, category in WARNINGS]
+        os.environ["PYTHONWARNINGS"] = ",".join(options)
 
 
 def run_command(name: str, command: Callable[..., int | None], *args) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from anchor_heads import __version__
 from anchor_heads._requirements import check_requirements
-from anchor_heads.cli.errors import run_command
+from anchor_heads.cli.errors import run_command, silence_warnings
 
 # Each is a module of this package, with dashes for underscores, that has a docstring for its help
 # and two functions: add_arguments(parser), and run(args), which returns the exit code or None. It
@@ -45,6 +45,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS)
     parser.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER)
     args = parser.parse_args(command_line)
+    silence_warnings()
     return run_command(f"anchor-heads {args.command}", run, args.command, args.arguments)
 
 

@@ -1,5 +1,6 @@
 """What all commands have in common: arguments, errors and help."""
 
+import os
 import subprocess
 import sys
 
@@ -23,6 +24,14 @@ def test_help_lists_the_commands_without_importing_torch():
     assert (result.returncode, result.stderr) == (0, "")
     listed = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
     assert set(COMMANDS) <= set(listed)
+
+
+def test_warnings_that_nobody_can_act_on_are_hidden(config):
+    """Also in processes that a command starts; of an import they would be seen."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
+    command = [sys.executable, "-m", "anchor_heads", "analyze", config, "--image-size", "64", "64"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0 and "Warning" not in result.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)

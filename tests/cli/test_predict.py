@@ -70,6 +70,16 @@ def test_results_with_the_ids_of_an_annotation_file(model, command):
     assert code == 2 and f"{listed} is read and would be overwritten" in said
 
 
+def test_results_equal_those_of_the_evaluation(model, command):
+    folder, arguments = model
+    options = ["--annotations", folder / "annotations.json", "--json", folder / "results.json"]
+    assert command("predict", *arguments, folder, *options, *EVERYTHING)[0] == 0
+    assert command("eval", *arguments, "OUTPUT_DIR", folder / "eval", *EVERYTHING)[0] == 0
+    files = [folder / "results.json", folder / "eval/inference/coco_instances_results.json"]
+    predicted, evaluated = (json.loads(file.read_text()) for file in files)
+    assert sorted(predicted, key=lambda x: x["image_id"]) == evaluated and len(evaluated) > 100
+
+
 def test_ctrl_c_keeps_what_was_predicted(model, command, monkeypatch):
     folder, arguments = model
     read = inputs.read_record_image
