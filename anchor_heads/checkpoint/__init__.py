@@ -1,4 +1,4 @@
-"""Published weights of other frameworks in Detectron2; README.md has what differs between them."""
+"""Loads published weights of other frameworks; README.md lists their differences."""
 
 from anchor_heads.checkpoint.convert import Converted, Mismatch, compare, convert, recognize
 from anchor_heads.checkpoint.detectron2_loading import extend_detection_checkpointer

@@ -1,4 +1,4 @@
-"""From published weights to those of a model here: pure functions of dicts of tensors."""
+"""Conversion of published weights: pure functions on dicts of tensors."""
 
 import re
 from collections.abc import Iterable
@@ -11,58 +11,60 @@ from anchor_heads.checkpoint.formats import Format
 
 FORMATS = (*mmdetection.FORMATS, *maskrcnn_benchmark.FORMATS, *image_net.FORMATS)
 
-# Batch norms count the training's batches; nothing here reads that, and not all have it.
+# Batch norms count the batches of the training. Detectron2 does not use it, and not all have it.
 COUNTER = "num_batches_tracked"
 
 
 class Converted(NamedTuple):
-    """Weights under the names here, and the keys that got none."""
+    """Weights with Detectron2's names, and the keys that have no name there."""
 
     weights: dict[str, Tensor]
     unused: list[str]
-    """Keys that are known to hold nothing to be learned."""
+    """Keys known to have no learned values."""
     unknown: list[str]
 
 
 class Mismatch(NamedTuple):
-    """Where weights and a model do not fit each other."""
+    """The differences between weights and a model."""
 
     missing: list[str]
     """Names that only the model has."""
     unexpected: list[str]
     """Names that only the weights have."""
     shapes: list[str]
-    """What has another shape in the weights than in the model, with both shapes."""
+    """Parameters with different shapes, with both shapes."""
 
 
 def recognize(keys: Iterable[str], version: str = "") -> Format | None:
-    """Find out what weights are of by their keys.
+    """Recognise the format of weights from their keys.
 
     Args:
         keys (Iterable[str]): keys of the weights.
-        version (str): version of mmdetection, if it is known: GA-RPN and GA-RetinaNet have the
-            same keys in 1.x and 2.x.
+        version (str): version of mmdetection, if known: GA-RPN and GA-RetinaNet have the same
+            keys in 1.x and 2.x.
 
     Returns:
-        Format | None: None if they are of no model that is known here.
+        Format | None: None if the format is unknown.
     """
     keys = list(keys)
     for format in FORMATS:
         is_version = not format.versions or version.startswith(format.versions)
-        if is_version and all(any(_fits(mark, key) for key in keys) for mark in format.marks):
+        if is_version and all(
+            any(_fits(pattern, key) for key in keys) for pattern in format.signature_keys
+        ):
             return format
     return None
 
 
 def convert(weights: dict[str, Tensor], format: Format) -> Converted:
-    """Rename weights, and rearrange those whose conventions differ.
+    """Rename weights, and transform those with other conventions.
 
     Args:
-        weights (dict[str, Tensor]): as published. They are not changed.
-        format (Format): what :func:`recognize` says they are.
+        weights (dict[str, Tensor]): as published; not modified.
+        format (Format): their format, from :func:`recognize`.
 
     Raises:
-        ValueError: if a tensor has not the shape that the format gives it.
+        ValueError: if a tensor does not have the shape of the format.
     """
     converted, unused, unknown = {}, [], []
     for key, tensor in weights.items():
@@ -76,14 +78,14 @@ def convert(weights: dict[str, Tensor], format: Format) -> Converted:
 
 
 def compare(weights: dict[str, Tensor], model: dict[str, Tensor], format: Format) -> Mismatch:
-    """What of converted weights and of a model has no partner.
+    """Compare converted weights with a model.
 
-    Counters of batch norms are left out: nothing reads them.
+    Counters of batch norms are ignored.
 
     Args:
         weights (dict[str, Tensor]): converted.
         model (dict[str, Tensor]): the model's ``state_dict()``.
-        format (Format): what the weights are.
+        format (Format): format of the weights.
     """
     ours, theirs = (
         {name: tuple(x.shape) for name, x in tensors.items() if not name.endswith(COUNTER)}
@@ -101,7 +103,7 @@ def compare(weights: dict[str, Tensor], model: dict[str, Tensor], format: Format
 
 
 def without_unread_counters(weights: dict[str, Tensor], model: Iterable[str]) -> dict[str, Tensor]:
-    """The weights without those counters of batch norms that the model does not have."""
+    """The weights without counters of batch norms that the model does not have."""
     names = set(model)
     return {name: x for name, x in weights.items() if name in names or not name.endswith(COUNTER)}
 

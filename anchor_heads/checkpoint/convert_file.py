@@ -1,4 +1,4 @@
-"""From a file of published weights to a file for Detectron2, checked against the model."""
+"""Converts a file of published weights and checks it against the model."""
 
 import os
 from collections.abc import Sequence
@@ -23,21 +23,21 @@ from anchor_heads.data.coco_json import shorten
 def convert_file(
     source: str, target: str, config: str = "", overrides: Sequence = (), force: bool = False
 ) -> str:
-    """Convert a file of published weights. Nothing is written unless all of it fits the model.
+    """Convert a file of published weights. Nothing is written unless it matches the model.
 
     Args:
         source (str): path of a file in one of the known formats.
         target (str): path of the Detectron2 checkpoint to write, ending with ".pth".
-        config (str): path or name of the model's config. "" = the shipped one that fits.
+        config (str): path or name of the model's config; "" = the shipped one that matches.
         overrides (Sequence): config keys and values in turn.
         force (bool): whether ``target`` may be overwritten.
 
     Returns:
-        str: what was found and done, in a few lines.
+        str: a short report.
 
     Raises:
-        OSError: a file is missing, or in the way.
-        ValueError: the weights are of no known format, or do not fit the model.
+        OSError: a file is missing, or exists.
+        ValueError: the format is unknown, or the weights do not match the model.
     """
     _check_paths(source, target, force)
     checkpoint = read_checkpoint(source)
@@ -67,8 +67,7 @@ def _check_paths(source: str, target: str, force: bool) -> None:
         raise FileNotFoundError(f"There is no folder {folder} to write to.")
     if source.endswith(".pkl"):
         raise ValueError(
-            f"{source} is in Detectron2's own format, to go by its name: name it in MODEL.WEIGHTS "
-            "as it is."
+            f"{source} seems to be in Detectron2's own format: use it in MODEL.WEIGHTS directly."
         )
     if os.path.isdir(target):
         raise IsADirectoryError(f"{target} is a folder; add the name of a file.")
@@ -82,7 +81,7 @@ def _check_paths(source: str, target: str, force: bool) -> None:
 
 def _not_published(source: str, checkpoint: Checkpoint) -> str:
     if any(key.startswith("backbone.bottom_up.") for key in checkpoint.weights):
-        return f"{source} is a Detectron2 checkpoint already: name it in MODEL.WEIGHTS as it is."
+        return f"{source} is a Detectron2 checkpoint already: use it in MODEL.WEIGHTS directly."
     return unknown_weights(source, checkpoint.weights)
 
 
@@ -90,14 +89,14 @@ def _check_kind(source: str, checkpoint: Checkpoint, format: Format, model: Targ
     found = difference(checkpoint, format, model.cfg)
     if found:
         raise ValueError(
-            f"{source} has weights of {format}, which {model.configs[0]} is not for: {found}."
+            f"{source} has weights of {format}, which do not match {model.configs[0]}: {found}."
         )
 
 
 def _check_fit(source: str, format: Format, converted: Converted, model: TargetModel) -> None:
     missing, unexpected, shapes = compare(converted.weights, model.state, format)
     lists = {
-        "Keys of the file that are not known": converted.unknown,
+        "Unknown keys of the file": converted.unknown,
         "Names that only the file has": unexpected,
         "Names that only the model has": missing,
         "Other shapes in the file": shapes,
@@ -105,7 +104,7 @@ def _check_fit(source: str, format: Format, converted: Converted, model: TargetM
     if not any(lists.values()):
         return
     lines = [
-        f"{source} has weights of {format}, which do not fit {model.configs[0]}."
+        f"{source} has weights of {format}, which do not match {model.configs[0]}."
         + _other_classes(format, converted, model)
     ]
     for title, entries in lists.items():

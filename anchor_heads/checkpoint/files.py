@@ -1,4 +1,4 @@
-"""Files that are complete or not there."""
+"""Atomic writing of files."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from typing import IO
 
 @contextmanager
 def open_and_rename(path: str, mode: str, **kwargs) -> Iterator[IO]:
-    """Open a file for writing that gets its name when it is complete.
+    """Open a file for writing and rename it to ``path`` once it is complete.
 
-    Until then it is ``path`` with the suffix ".part", which is removed if writing fails.
+    Until then its name has the suffix ".part"; it is removed if writing fails.
     """
     part = f"{path}.part"
     try:

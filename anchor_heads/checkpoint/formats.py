@@ -1,4 +1,4 @@
-"""How a format of published weights is described; each framework's module has its formats."""
+"""The description of a format of published weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Classes:
-    """Where converted weights show their number of classes."""
+    """How the number of classes is determined from converted weights."""
 
     key: str
-    """The config key that says the same."""
+    """Config key of the number of classes."""
     layer: str
-    """The parameter whose first axis counts classes."""
+    """Parameter whose first dimension depends on the number of classes."""
     outputs: int = 1
-    """Entries of that axis per class."""
+    """Entries of that dimension per class."""
     background: int = 0
-    """1 if the background counts as a class, else 0."""
+    """1 if the background is one of the classes, else 0."""
 
     def count(self, weights: dict[str, Tensor]) -> int:
         """The number of classes of converted weights."""
@@ -26,34 +26,34 @@ class Classes:
 
 @dataclass(frozen=True)
 class Format:
-    """The weights of one model as one framework names and arranges them.
+    """The names and the layout of the weights of one model in one framework.
 
-    Patterns are regular expressions for a whole key.
+    Patterns are regular expressions that match a whole key.
     """
 
     framework: str
     model: str
-    """The model's name, as in the framework."""
-    marks: tuple[str, ...]
-    """Patterns that tell the format: each is that of some key."""
+    """Name of the model in the framework."""
+    signature_keys: tuple[str, ...]
+    """Patterns that identify the format: each has to match a key."""
     names: dict[str, str]
-    """Pattern of a key -> its name here, with the pattern's groups filled in."""
+    """Pattern of a key -> name in Detectron2, which can refer to the pattern's groups."""
     values: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    """Pattern of a key -> what has to be done to the tensor."""
+    """Pattern of a key -> transformation of the tensor."""
     unused: tuple[str, ...] = ()
-    """Patterns of keys that hold nothing to be learned."""
+    """Patterns of keys without learned values."""
     versions: tuple[str, ...] = ()
-    """Beginnings of the framework's version, if the format is that of certain versions only."""
+    """Prefixes of the framework's versions, if the format belongs to certain versions only."""
     note: str = ""
-    """What a user of the weights should know or set."""
+    """Advice for users of the weights."""
     meta_architecture: str = ""
-    """``MODEL.META_ARCHITECTURE`` of the model here. "" = any."""
+    """``MODEL.META_ARCHITECTURE``; "" = any."""
     proposal_generator: str = ""
-    """``MODEL.PROPOSAL_GENERATOR.NAME``. "" = any."""
+    """``MODEL.PROPOSAL_GENERATOR.NAME``; "" = any."""
     fills: str = ""
-    """Beginning of the names here that the weights must fill. "" = the whole model."""
+    """Prefix of the parameters that the weights must provide; "" = the whole model."""
     classes: Classes | None = None
-    """None if the weights know no classes."""
+    """None if the model has no classes."""
 
     def __str__(self):
         return f"{self.model} of {self.framework}"

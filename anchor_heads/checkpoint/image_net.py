@@ -1,16 +1,16 @@
-"""ResNets and ResNeXts trained on ImageNet, as torchvision names them, and mmdetection after it."""
+"""ImageNet ResNets and ResNeXts with the names of torchvision, which mmdetection also uses."""
 
 from anchor_heads.checkpoint.formats import Format
-from anchor_heads.checkpoint.resnet import HERE, resnet_names
+from anchor_heads.checkpoint.resnet import BACKBONE_PREFIX, resnet_names
 
 BACKBONE = Format(
     framework="torchvision or mmdetection",
     model="ImageNet backbone",
-    marks=(r"conv1\.weight", r"layer1\.0\.conv1\.weight", r"layer4\.0\.conv1\.weight"),
+    signature_keys=(r"conv1\.weight", r"layer1\.0\.conv1\.weight", r"layer4\.0\.conv1\.weight"),
     names=resnet_names(source="", stem=""),
     unused=(r"fc\.(weight|bias)",),  # the classifier
-    note="Those of torchvision go with the pixels and the stride of Base-X_101_32x4d.yaml.",
-    fills=HERE,
+    note="torchvision's weights need the pixel statistics and strides of Base-X_101_32x4d.yaml.",
+    fills=BACKBONE_PREFIX,
 )
 
 FORMATS = (BACKBONE,)

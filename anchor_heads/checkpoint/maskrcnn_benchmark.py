@@ -1,4 +1,4 @@
-"""FreeAnchor as its authors published it, on maskrcnn-benchmark.
+"""FreeAnchor as published by its authors, with maskrcnn-benchmark.
 
 Keys and conventions are those of github.com/zhangxiaosong18/FreeAnchor at commit afad43a.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 from anchor_heads.checkpoint.formats import Classes, Format
 from anchor_heads.checkpoint.resnet import resnet_names
 
-# Of the anchors at a location: ratios times sizes.
+# Anchors per location: ratios times sizes.
 NUM_RATIOS = 3
 NUM_ANCHORS = 9
 # The batch norms of the published code divide by sqrt(variance), Detectron2's and PyTorch's by
@@ -17,17 +17,17 @@ BATCH_NORM_EPS = 1e-5
 
 
 def sizes_first(x: Tensor) -> Tensor:
-    """Order the anchors of a location by size first, as Detectron2 does, not by ratio.
+    """Reorder the anchors of a location: by size first, as in Detectron2, instead of by ratio.
 
     Args:
         x (Tensor): (A * C, ...), weight or bias with C outputs for each of A = 9 anchors.
 
     Raises:
-        ValueError: if there are not that many anchors.
+        ValueError: if C is not an integer.
     """
     if len(x) % NUM_ANCHORS:
         raise ValueError(
-            f"A convolution over anchors has {len(x)} outputs, which is no multiple of the "
+            f"A convolution over anchors has {len(x)} outputs, which is not a multiple of the "
             f"{NUM_ANCHORS} anchors per location of the published models."
         )
     by_ratio = x.view(NUM_RATIOS, NUM_ANCHORS // NUM_RATIOS, -1, *x.shape[1:])
@@ -48,11 +48,11 @@ NAMES |= {
     r"rpn\.head\.bbox_pred\.(\w+)": r"head.bbox_pred.\1",
 }
 
-# FreeAnchor is a loss: the weights of a plain RetinaNet have the same keys.
+# FreeAnchor only changes the loss: the weights of a RetinaNet have the same keys.
 RETINANET = Format(
     framework="maskrcnn-benchmark",
     model="FreeAnchor's RetinaNet",
-    marks=(r"backbone\.body\.stem\.conv1\.weight", r"rpn\.head\.cls_tower\.0\.weight"),
+    signature_keys=(r"backbone\.body\.stem\.conv1\.weight", r"rpn\.head\.cls_tower\.0\.weight"),
     names=NAMES,
     values={
         r"rpn\.head\.(cls_logits|bbox_pred)\.\w+": sizes_first,

@@ -1,4 +1,4 @@
-"""Guided Anchoring of mmdetection, and Dynamic Anchor, whose authors published a fork of it.
+"""Guided Anchoring of mmdetection, and Dynamic Anchor of its authors' fork of it.
 
 Keys and conventions are those of mmdetection 1.x (up to 0.5.3 where ``cls_convs`` are concerned)
 and 2.x, and of github.com/LX-SZY/Dynamic-Anchor at commit ffa1724.
@@ -14,20 +14,20 @@ from anchor_heads.checkpoint.resnet import resnet_names
 
 
 def background_last(x: Tensor) -> Tensor:
-    """Move the background, the first of the (K + 1, ...) outputs, behind the K classes."""
+    """Move the background from the first to the last of the (K + 1, ...) outputs."""
     return torch.cat([x[1:], x[:1]])
 
 
 def without_background(x: Tensor) -> Tensor:
-    """Drop the background's deltas, the first four of the (4 * (K + 1), ...) outputs.
+    """Drop the deltas of the background, the first four of the (4 * (K + 1), ...) outputs.
 
-    The four deltas of a class-agnostic head stay.
+    The four deltas of a class-agnostic head are kept.
     """
     return x if len(x) == 4 else x[4:].clone()
 
 
 def fpn_names(first_level: int) -> dict[str, str]:
-    """An FPN whose finest level is P<first_level>; P6 and P7, if convolved, come after P5."""
+    """Names of an FPN with finest level P<first_level>; P6 and P7, if convolutions, follow P5."""
     names = {}
     for i, level in enumerate(range(first_level, 6)):
         names |= {
@@ -52,7 +52,7 @@ GA_RPN_HEAD = {
 GA_RPN = Format(
     framework="mmdetection",
     model="GA-RPN",
-    marks=(r"rpn_head\.conv_loc\.weight", r"rpn_head\.feature_adaption\..+"),
+    signature_keys=(r"rpn_head\.conv_loc\.weight", r"rpn_head\.feature_adaption\..+"),
     names=BACKBONE | fpn_names(2) | GA_RPN_HEAD,
     meta_architecture="ProposalNetwork",
     proposal_generator="GuidedAnchorRPN",
@@ -60,7 +60,7 @@ GA_RPN = Format(
 
 
 def box_head_names(source: str) -> dict[str, str]:
-    """A box head of two fully connected layers; ``source`` is the pattern before its keys."""
+    """Names of a box head with two fully connected layers; ``source`` is the prefix of its keys."""
     return {
         rf"{source}shared_fcs\.0\.(\w+)": r"roi_heads.box_head.fc1.\1",
         rf"{source}shared_fcs\.1\.(\w+)": r"roi_heads.box_head.fc2.\1",
@@ -72,7 +72,7 @@ def box_head_names(source: str) -> dict[str, str]:
 GA_FASTER_RCNN = replace(
     GA_RPN,
     model="GA-Faster R-CNN",
-    marks=(*GA_RPN.marks, r"roi_head\.bbox_head\.fc_cls\.weight"),
+    signature_keys=(*GA_RPN.signature_keys, r"roi_head\.bbox_head\.fc_cls\.weight"),
     names=GA_RPN.names | box_head_names(r"roi_head\.bbox_head\."),
     meta_architecture="GeneralizedRCNN",
     classes=Classes(
@@ -87,7 +87,7 @@ GA_RETINANET_HEAD = {
     r"bbox_head\.retina_cls\.(\w+)": r"head.cls_score.\1",
     r"bbox_head\.retina_reg\.(\w+)": r"head.bbox_pred.\1",
 }
-for _i in range(4):  # each is followed by a ReLU in Detectron2's towers
+for _i in range(4):  # Detectron2's towers have a ReLU after each
     GA_RETINANET_HEAD |= {
         rf"bbox_head\.cls_convs\.{_i}\.(?:conv\.)?(\w+)": rf"head.cls_subnet.{2 * _i}.\1",
         rf"bbox_head\.reg_convs\.{_i}\.(?:conv\.)?(\w+)": rf"head.bbox_subnet.{2 * _i}.\1",
@@ -96,7 +96,7 @@ for _i in range(4):  # each is followed by a ReLU in Detectron2's towers
 GA_RETINANET = Format(
     framework="mmdetection",
     model="GA-RetinaNet",
-    marks=(r"bbox_head\.conv_loc\.weight", r"bbox_head\.feature_adaption_cls\..+"),
+    signature_keys=(r"bbox_head\.conv_loc\.weight", r"bbox_head\.feature_adaption_cls\..+"),
     names=BACKBONE | fpn_names(3) | GA_RETINANET_HEAD,
     meta_architecture="GuidedAnchorRetinaNet",
     classes=Classes("MODEL.RETINANET.NUM_CLASSES", "head.cls_score.bias"),
@@ -105,7 +105,7 @@ GA_RETINANET = Format(
 DA_RETINANET = Format(
     framework="the Dynamic Anchor fork of mmdetection",
     model="DA-RetinaNet",
-    marks=(r"bbox_head\.conv_anchor\.weight", r"bbox_head\.feature_attention\..+"),
+    signature_keys=(r"bbox_head\.conv_anchor\.weight", r"bbox_head\.feature_attention\..+"),
     names=BACKBONE
     | fpn_names(3)
     | {
@@ -118,39 +118,41 @@ DA_RETINANET = Format(
     classes=Classes("MODEL.RETINANET.NUM_CLASSES", "head.conv_cls.bias"),
 )
 
-# mmdetection 1.x has other conventions at test time, too; README.md has the list.
-FIRST = "mmdetection 1.x"
-FIRST_VERSIONS = ("0.", "1.")
-FIRST_NOTE = (
-    "The boxes are those that mmdetection 2.x finds with these weights. For nearly those of 1.x "
+# mmdetection 1.x also has other conventions at test time, see README.md.
+MMDET_V1 = "mmdetection 1.x"
+MMDET_V1_VERSIONS = ("0.", "1.")
+MMDET_V1_NOTE = (
+    "The boxes are those of mmdetection 2.x with these weights. For boxes close to those of 1.x, "
     "set MODEL.ANCHOR_GENERATOR.OFFSET 0.5, and with a caffe-style backbone "
     "MODEL.PIXEL_MEAN [102.9801,115.9465,122.7717]."
 )
-GA_RPN_1X = replace(GA_RPN, framework=FIRST, versions=FIRST_VERSIONS, note=FIRST_NOTE)
-GA_RETINANET_1X = replace(GA_RETINANET, framework=FIRST, versions=FIRST_VERSIONS, note=FIRST_NOTE)
+GA_RPN_1X = replace(GA_RPN, framework=MMDET_V1, versions=MMDET_V1_VERSIONS, note=MMDET_V1_NOTE)
+GA_RETINANET_1X = replace(
+    GA_RETINANET, framework=MMDET_V1, versions=MMDET_V1_VERSIONS, note=MMDET_V1_NOTE
+)
 GA_FASTER_RCNN_1X = replace(
     GA_FASTER_RCNN,
-    framework=FIRST,
-    marks=(*GA_RPN.marks, r"bbox_head\.fc_cls\.weight"),
+    framework=MMDET_V1,
+    signature_keys=(*GA_RPN.signature_keys, r"bbox_head\.fc_cls\.weight"),
     names=GA_RPN.names | box_head_names(r"bbox_head\."),
     values={
         r"bbox_head\.fc_cls\.\w+": background_last,
         r"bbox_head\.fc_reg\.\w+": without_background,
     },
-    note=f"{FIRST_NOTE} Also set MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlign, "
+    note=f"{MMDET_V1_NOTE} Also set MODEL.ROI_BOX_HEAD.POOLER_TYPE ROIAlign, "
     "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO 2.",
 )
 
-# It has no proposal generator; with one of another kind its keys are left over.
+# It has no proposal generator. Another model with these keys has further keys, which are unknown.
 GA_FAST_RCNN_1X = replace(
     GA_FASTER_RCNN_1X,
     model="GA-Fast R-CNN",
-    marks=(r"bbox_head\.fc_cls\.weight", r"bbox_head\.shared_fcs\.1\.weight"),
+    signature_keys=(r"bbox_head\.fc_cls\.weight", r"bbox_head\.shared_fcs\.1\.weight"),
     names=BACKBONE | fpn_names(2) | box_head_names(r"bbox_head\."),
     proposal_generator="PrecomputedProposals",
 )
 
-# The first that fits is taken.
+# The first that matches is used.
 FORMATS = (
     GA_FASTER_RCNN,
     GA_FASTER_RCNN_1X,

@@ -1,4 +1,4 @@
-"""Reading checkpoint files of any framework, without running code from them."""
+"""Reads checkpoints of any framework without executing code from them."""
 
 import datetime
 import pathlib
@@ -13,15 +13,14 @@ from torch import Tensor
 
 from anchor_heads.data.coco_json import shorten
 
-# Where frameworks keep the weights beside the optimizer and other things.
+# Entries of a checkpoint that contain the weights.
 ENTRIES = ("state_dict", "model")
 
 
 def _allowed() -> list:
-    """What may be in a file besides tensors and what PyTorch itself allows.
+    """Classes and functions that a file may contain besides those that PyTorch allows.
 
-    Numbers of numpy are found where training states are, such as learning rates; times and paths
-    in what files say of themselves.
+    Training states contain numpy numbers, such as learning rates; metadata contain times and paths.
     """
     functions = {
         "scalar": np.float64(0).__reduce__()[0],
@@ -42,26 +41,26 @@ def _allowed() -> list:
 
 
 ALLOWED = _allowed()
-# What configs of mmdetection have since 2.0.
-SECOND_CONFIG = re.compile(r"\b(approx_anchor_generator|anchor_generator|bbox_coder|roi_head)\b")
+# Found in configs of mmdetection since 2.0.
+MMDET_V2_CONFIG = re.compile(r"\b(approx_anchor_generator|anchor_generator|bbox_coder|roi_head)\b")
 
 
 class Checkpoint(NamedTuple):
-    """The weights of a file, and what it says about them."""
+    """The weights of a file, and its metadata."""
 
     weights: dict[str, Tensor]
     version: str = ""
-    """Of mmdetection. "" = the file does not say."""
+    """Of mmdetection; "" = unknown."""
     stride_in_1x1: bool | None = None
-    """Where the bottlenecks of a ResNet have their stride. None = the file does not say."""
+    """Where the bottlenecks of a ResNet have their stride; None = unknown."""
 
 
 @contextmanager
 def safe_reading(file: str) -> Iterator[None]:
-    """In this context ``torch.load`` accepts what :data:`ALLOWED` names, and errors are clear.
+    """Context in which ``torch.load`` accepts :data:`ALLOWED` and has clear errors.
 
     Raises:
-        ValueError: the file is damaged, no checkpoint, or has an object of another class.
+        ValueError: the file is damaged, is no checkpoint, or contains another class.
     """
     try:
         with torch.serialization.safe_globals(ALLOWED):
@@ -74,7 +73,7 @@ def safe_reading(file: str) -> Iterator[None]:
             raise ValueError(
                 f"{file} asks for {refused[1]}, which is neither part of a tensor nor among what "
                 "anchor_heads/checkpoint/read.py allows. Loading it could run code, so nothing "
-                "was loaded. If you trust the file, save its weights alone, where its framework is "
+                "was loaded. If you trust the file, save only its weights, where its framework is "
                 'installed: torch.save({"state_dict": torch.load(FILE, '
                 'weights_only=False)["state_dict"]}, NEW_FILE).'
             ) from None
@@ -87,11 +86,11 @@ def read_checkpoint(file: str) -> Checkpoint:
     """Read the weights of a file.
 
     Args:
-        file (str): path of a file of PyTorch.
+        file (str): path of a PyTorch file.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it is damaged, or has no weights.
+        ValueError: it is damaged or has no weights.
     """
     with safe_reading(file):
         loaded = torch.load(file, map_location="cpu", weights_only=True)
@@ -103,7 +102,7 @@ def read_checkpoint(file: str) -> Checkpoint:
 
 
 def find_weights(loaded) -> Checkpoint | None:
-    """The weights among the contents of a file, without the prefix "module." of parallel training.
+    """Find the weights in a loaded file, and remove the prefix "module." of parallel training.
 
     Returns:
         Checkpoint | None: None if there are none.
@@ -121,12 +120,12 @@ def find_weights(loaded) -> Checkpoint | None:
     meta = loaded.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     config = str(meta.get("config"))
-    # Some files of 2.x were trained with its code before it was released, and say 1.x.
-    version = "2" if SECOND_CONFIG.search(config) else str(meta.get("mmdet_version", ""))
+    # Some files of 2.x were trained before its release and have a version of 1.x.
+    version = "2" if MMDET_V2_CONFIG.search(config) else str(meta.get("mmdet_version", ""))
     return Checkpoint(weights, version, _stride(config))
 
 
 def _stride(config: str) -> bool | None:
-    """From the text of mmdetection's config: style "caffe" has the stride in the 1x1."""
+    """From mmdetection's config: style "caffe" has the stride in the 1x1 convolution."""
     styles = set(re.findall(r"style\W+(caffe|pytorch)", config))
     return styles == {"caffe"} if len(styles) == 1 else None

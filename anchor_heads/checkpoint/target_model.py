@@ -1,4 +1,4 @@
-"""The model that converted weights are for: of a named config, or the shipped one that they fit."""
+"""The model of converted weights: that of a given config, or of the shipped one that matches."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from anchor_heads.engine.setup import load_config
 
 
 class TargetModel(NamedTuple):
-    """A model without values."""
+    """The parameters of a model, without values."""
 
     configs: list[str]
-    """Names or paths of the configs that all describe it."""
+    """Names or paths of the configs of this model."""
     overrides: list[str]
-    """Config keys and values in turn that belong to them."""
+    """Config keys and values in turn."""
     cfg: CfgNode
     state: dict[str, Tensor]
     """Its ``state_dict()``, on the device "meta"."""
 
 
 def model_of(configs: list[str], overrides: Sequence) -> TargetModel:
-    """The model that all of the configs describe.
+    """The model of configs that differ in the training only.
 
     Args:
         configs (list[str]): paths, or names of shipped configs.
@@ -43,7 +43,7 @@ def model_of(configs: list[str], overrides: Sequence) -> TargetModel:
     overrides = [str(x) for x in overrides]
     cfg = load_config(Namespace(config_file=configs[0], opts=overrides))
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):  # takes no time for initial values, and no memory
+    with torch.device("meta"):  # needs no memory and no initialisation
         state = build_model(cfg).state_dict()
     return TargetModel(configs, overrides, cfg, state)
 
@@ -51,7 +51,7 @@ def model_of(configs: list[str], overrides: Sequence) -> TargetModel:
 def find_model(
     checkpoint: Checkpoint, format: Format, weights: dict[str, Tensor], overrides: Sequence
 ) -> TargetModel:
-    """The model of shipped configs that weights fit.
+    """Find the shipped configs whose model matches the weights.
 
     Args:
         checkpoint (Checkpoint): the published weights.
@@ -60,12 +60,12 @@ def find_model(
         overrides (Sequence): config keys and values in turn.
 
     Raises:
-        ValueError: if not exactly one model fits.
+        ValueError: if not exactly one model matches.
     """
     if format.fills:
         raise ValueError(
-            f"{format} is part of many models: name the config of one with --config-file. (To "
-            "train from it, name the file in MODEL.WEIGHTS as it is.)"
+            f"{format} is part of many models: choose one with --config-file. (To train from it, "
+            "use the file in MODEL.WEIGHTS directly.)"
         )
     overrides = [*overrides, *_number_of_classes(format, weights)]
     candidates = _shipped_configs(checkpoint, format, overrides)
@@ -78,32 +78,32 @@ def find_model(
     style = checkpoint.stride_in_1x1
     kind = "" if style is None else f", with MODEL.RESNETS.STRIDE_IN_1X1 {style} as the file says"
     raise ValueError(
-        f"{format}: these weights fit {reason}. Name their config with --config-file. Shipped for "
-        f"such weights{kind}: {', '.join(configs) or 'none'}."
+        f"{format}: these weights match {reason}. Choose a config with --config-file. Shipped "
+        f"configs for such weights{kind}: {', '.join(configs) or 'none'}."
     )
 
 
 def difference(checkpoint: Checkpoint, format: Format, cfg: CfgNode) -> str:
-    """What, beside names and shapes, tells a config from that of the weights; "" = nothing."""
+    """A difference between a config and weights that names and shapes do not show; "" = none."""
     model = cfg.MODEL
-    for key, wanted, got in (
+    for key, expected, got in (
         ("META_ARCHITECTURE", format.meta_architecture, model.META_ARCHITECTURE),
         ("PROPOSAL_GENERATOR.NAME", format.proposal_generator, model.PROPOSAL_GENERATOR.NAME),
     ):
-        if wanted and got != wanted:
-            return f"MODEL.{key} is {got}, not {wanted}"
-    wanted, got = checkpoint.stride_in_1x1, model.RESNETS.STRIDE_IN_1X1
-    if wanted is not None and got != wanted:
-        style = "caffe" if wanted else "pytorch"
+        if expected and got != expected:
+            return f"MODEL.{key} is {got}, not {expected}"
+    expected, got = checkpoint.stride_in_1x1, model.RESNETS.STRIDE_IN_1X1
+    if expected is not None and got != expected:
+        style = "caffe" if expected else "pytorch"
         return (
             f'their backbone has the style "{style}", but MODEL.RESNETS.STRIDE_IN_1X1 is {got} '
-            "(MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT may be others, too)"
+            "(MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT may differ, too)"
         )
     return ""
 
 
 def _number_of_classes(format: Format, weights: dict[str, Tensor]) -> list:
-    """The override for a number of classes other than the default, which shipped configs have."""
+    """The override for the number of classes, if it is not that of the shipped configs."""
     classes = format.classes
     if classes is None or classes.layer not in weights:
         return []
@@ -114,7 +114,7 @@ def _number_of_classes(format: Format, weights: dict[str, Tensor]) -> list:
 def _shipped_configs(
     checkpoint: Checkpoint, format: Format, overrides: Sequence
 ) -> list[list[str]]:
-    """Names of configs for the format; those of the same model, trained otherwise, together."""
+    """Names of configs of the format, grouped by model."""
     groups = []
     for name in model_zoo.list_configs():
         cfg = model_zoo.get_config(name, overrides)
