@@ -22,14 +22,25 @@ PADDING_MULTIPLE = 32
 
 
 class SquareGenerator(DefaultAnchorGenerator):
-    """Generator of one square per location, by rows, around the same centres as other anchors."""
+    """Generator of one square per location, by rows, around the same centres as other anchors.
 
-    def __init__(self, *, sides: list[float], strides: list[int], offset: float):
+    With an aspect ratio they are boxes of the same area.
+    """
+
+    def __init__(
+        self,
+        *,
+        sides: list[float],
+        strides: list[int],
+        offset: float,
+        aspect_ratio: float = 1.0,
+    ):
         """
         Args:
             sides (list[float]): sides of the squares of each level in pixels, ascending.
             strides (list[int]): pixels from one location of a level to the next.
             offset (float): where the first square has its centre, as a share of the stride.
+            aspect_ratio (float): height over width, above 0.
 
         Raises:
             ValueError: if the sides do not grow from level to level.
@@ -41,7 +52,10 @@ class SquareGenerator(DefaultAnchorGenerator):
                 "of sizes per level."
             )
         super().__init__(
-            sizes=[[side] for side in sides], aspect_ratios=[[1.0]], strides=strides, offset=offset
+            sizes=[[side] for side in sides],
+            aspect_ratios=[[aspect_ratio]],
+            strides=strides,
+            offset=offset,
         )
         self.sides = sides
 
@@ -68,13 +82,16 @@ class SquareGenerator(DefaultAnchorGenerator):
         return torch.stack(batch).to(features[0].device)
 
 
-def build_square_generator(cfg: CfgNode, strides: list[int]) -> SquareGenerator:
+def build_square_generator(
+    cfg: CfgNode, strides: list[int], aspect_ratio: float = 1.0
+) -> SquareGenerator:
     """Build the generator of the squares that predicted anchors start from.
 
     Args:
         cfg (CfgNode): reads ``MODEL.ANCHOR_GENERATOR``. The side of a level's squares is the
             smallest of its ``SIZES``; ``ASPECT_RATIOS`` are left aside.
         strides (list[int]): pixels from one location to the next, per level.
+        aspect_ratio (float): height over width of the squares.
     """
     sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
     if not isinstance(sizes[0], (list, tuple)):  # Detectron2 accepts one list for all levels
@@ -85,6 +102,7 @@ def build_square_generator(cfg: CfgNode, strides: list[int]) -> SquareGenerator:
         sides=[float(min(level)) for level in sizes],
         strides=strides,
         offset=cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
+        aspect_ratio=aspect_ratio,
     )
 
 

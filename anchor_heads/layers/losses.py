@@ -1,8 +1,13 @@
 """Losses that fvcore lacks."""
 
 import torch
+from detectron2.structures import Boxes
+from detectron2.structures.boxes import matched_pairwise_iou
 from fvcore.nn import smooth_l1_loss
 from torch import Tensor
+
+# Keeps the logarithm finite where boxes do not meet; the published value.
+LEAST_IOU = 1e-6
 
 
 def bounded_iou_loss(boxes: Tensor, gt_boxes: Tensor, beta: float, eps: float = 1e-3) -> Tensor:
@@ -27,3 +32,16 @@ def bounded_iou_loss(boxes: Tensor, gt_boxes: Tensor, beta: float, eps: float = 
     extent = 1 - torch.minimum(gt_size / (size + eps), size / (gt_size + eps))
     loss = torch.cat([centre, extent], dim=1)
     return smooth_l1_loss(loss, torch.zeros_like(loss), beta, reduction="sum")
+
+
+def iou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """The negative logarithm of the IoU (UnitBox, Yu et al. 2016).
+
+    Args:
+        boxes (Tensor): (n, 4).
+        gt_boxes (Tensor): (n, 4).
+
+    Returns:
+        Tensor: (n,).
+    """
+    return -matched_pairwise_iou(Boxes(boxes), Boxes(gt_boxes)).clamp(min=LEAST_IOU).log()

@@ -14,6 +14,13 @@ def add_config(cfg: CfgNode) -> None:
     # Shapes learn at the locations in an object this close to its centre, in strides of the level,
     # along x and along y.
     node.CENTER_RADIUS = 2.0
+    # Height over width of the boxes that the anchors start from. 1 = squares, as published; the
+    # median of one's data where most objects are wide or tall.
+    node.BASE_ASPECT_RATIO = 1.0
+    # Which distance from a location to a side of its object decides the level. False: the longest,
+    # as published. True: that along the object's shorter side, so that long thin objects are on
+    # levels whose locations lie close enough.
+    node.LEVEL_BY_SHORT_SIDE = False
     # Factor of the loss of the shapes.
     node.SHAPE_LOSS_WEIGHT = 1.0
 
@@ -36,3 +43,6 @@ def add_config(cfg: CfgNode) -> None:
     # As RETINANET.MIN_IOU, for objectness; the value is that of Guided Anchoring's proposal
     # generator.
     node.RPN.MIN_IOU = 0.3
+    # Objectness that the head of the proposal generator starts from. A low one spares the first
+    # steps of a short training the unlearning of 0.5.
+    node.RPN.PRIOR_PROB = 0.5

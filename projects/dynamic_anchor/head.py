@@ -154,13 +154,15 @@ class DynamicAnchorRPNHead(StandardRPNHead):
     """
 
     @configurable
-    def __init__(self, *, num_levels: int, **kwargs):
+    def __init__(self, *, num_levels: int, prior_prob: float, **kwargs):
         """
         Args:
             num_levels (int): number of feature levels; each has its own scale of the shape.
+            prior_prob (float): objectness that training starts from.
             kwargs: see :class:`StandardRPNHead`.
         """
         super().__init__(**kwargs)
+        nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
         channels = self.objectness_logits.in_channels
         self.conv_anchor = _conv(channels, 2, 1)
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
@@ -172,6 +174,7 @@ class DynamicAnchorRPNHead(StandardRPNHead):
             **super().from_config(cfg, input_shape),
             "num_anchors": 1,
             "num_levels": len(input_shape),
+            "prior_prob": cfg.MODEL.DYNAMIC_ANCHOR.RPN.PRIOR_PROB,
         }
 
     def forward(self, features: list[Tensor]) -> list[Prediction]:

@@ -1,25 +1,9 @@
 """How wrong shapes and boxes are. Pure functions."""
 
 import torch
-from detectron2.structures import Boxes
-from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-# Keeps the logarithm finite where boxes do not meet; the published value.
-LEAST_IOU = 1e-6
-
-
-def iou_loss(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    """The negative logarithm of the IoU (UnitBox, Yu et al. 2016).
-
-    Args:
-        boxes (Tensor): (n, 4).
-        gt_boxes (Tensor): (n, 4).
-
-    Returns:
-        Tensor: (n,).
-    """
-    return -matched_pairwise_iou(Boxes(boxes), Boxes(gt_boxes)).clamp(min=LEAST_IOU).log()
+from anchor_heads.layers import iou_loss
 
 
 def shape_loss(half_sizes: Tensor, target_half_sizes: Tensor) -> Tensor:

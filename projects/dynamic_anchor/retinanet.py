@@ -4,11 +4,11 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.layers import iou_loss
 from anchor_heads.modeling.distributed import loss_normalizer, sum_over_processes
 from anchor_heads.modeling.one_stage import PredictedAnchorDetector
 
 from .head import DynamicAnchorRetinaNetHead
-from .losses import iou_loss
 from .strategy import DynamicAnchoring, DynamicAnchorStrategy
 
 

@@ -73,12 +73,18 @@ class DynamicAnchoring(nn.Module):
 
     @configurable
     def __init__(
-        self, *, square_generator: SquareGenerator, center_radius: float, shape_loss_weight: float
+        self,
+        *,
+        square_generator: SquareGenerator,
+        center_radius: float,
+        level_by_short_side: bool,
+        shape_loss_weight: float,
     ):
         """
         Args:
             square_generator (SquareGenerator): generator of one square per location.
             center_radius (float): how far from an object's centre its shape is learned, in strides.
+            level_by_short_side (bool): see :func:`locations_by_center`.
             shape_loss_weight (float): factor of the loss.
 
         Raises:
@@ -92,6 +98,7 @@ class DynamicAnchoring(nn.Module):
             )
         self.square_generator = square_generator
         self.center_radius = center_radius
+        self.level_by_short_side = level_by_short_side
         self.shape_loss_weight = shape_loss_weight
 
     @classmethod
@@ -103,8 +110,9 @@ class DynamicAnchoring(nn.Module):
         """
         node = cfg.MODEL.DYNAMIC_ANCHOR
         return {
-            "square_generator": build_square_generator(cfg, strides),
+            "square_generator": build_square_generator(cfg, strides, node.BASE_ASPECT_RATIO),
             "center_radius": node.CENTER_RADIUS,
+            "level_by_short_side": node.LEVEL_BY_SHORT_SIDE,
             "shape_loss_weight": node.SHAPE_LOSS_WEIGHT,
         }
 
@@ -165,6 +173,7 @@ class DynamicAnchoring(nn.Module):
                     generator.offset,
                     self.center_radius * stride,
                     limits,
+                    self.level_by_short_side,
                 )
                 for x, stride, limits in zip(features, generator.strides, distances, strict=True)
             ]
@@ -241,7 +250,13 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
             rows, columns = num_cells(image_sizes, stride).unbind(1)
             radius = anchoring.center_radius * stride
             learns, index = locations_by_center(
-                boxes, (rows, columns), stride, generator.offset, radius, distances
+                boxes,
+                (rows, columns),
+                stride,
+                generator.offset,
+                radius,
+                distances,
+                anchoring.level_by_short_side,
             )
             objects = learns.nonzero()[:, 0]
             index, columns = index[learns], columns[objects]

@@ -35,6 +35,7 @@ def objects_by_center(
     offset: float,
     radius: float,
     distances: tuple[float, float],
+    by_short_side: bool = False,
 ) -> Tensor:
     """The object that each location of a level learns the shape of.
 
@@ -49,6 +50,7 @@ def objects_by_center(
         offset (float): where the first location lies, in strides.
         radius (float): how close to the centre, along x and along y, in pixels.
         distances (tuple[float, float]): the least and the greatest, in pixels, both included.
+        by_short_side (bool): see :func:`locations_by_center`.
 
     Returns:
         Tensor: (H*W,) int64 indices of objects, -1 where there is none.
@@ -56,7 +58,9 @@ def objects_by_center(
     height, width = size
     area = (gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(dim=1)
     order = area.argsort(stable=True)
-    learns, index = locations_by_center(gt_boxes[order], size, stride, offset, radius, distances)
+    learns, index = locations_by_center(
+        gt_boxes[order], size, stride, offset, radius, distances, by_short_side
+    )
     rank = learns.nonzero()[:, 0]
     smallest = torch.full((height * width,), len(order), device=gt_boxes.device)
     smallest.scatter_reduce_(0, index[learns], rank, "amin")
@@ -71,12 +75,16 @@ def locations_by_center(
     offset: float,
     radius: float,
     distances: tuple[float, float],
+    by_short_side: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The locations of a level at which objects could be learned, if no smaller one takes them.
 
     Args:
         size (tuple): H, W; or a tensor (M,) of each for objects of images of several sizes.
         gt_boxes, stride, offset, radius, distances: see :func:`objects_by_center`.
+        by_short_side (bool): whether the distance that counts is that to the further of left and
+            right, or to the further of top and bottom, whichever is less. False: the greater of
+            these two, which is the distance to the furthest side.
 
     Returns:
         Tensor: (M, B, B) bool, for each object in a window of locations whether they learn it.
@@ -101,7 +109,9 @@ def locations_by_center(
     y = (first[:, 1:] + window)[:, :, None]
     points = torch.stack(torch.broadcast_tensors(x, y), dim=-1).add(offset) * stride  # (M, B, B, 2)
     inside = _distances(points, regions[:, None, None]).amin(dim=-1) > 0
-    furthest = _distances(points, gt_boxes[:, None, None]).amax(dim=-1)
+    left_top, right_bottom = _distances(points, gt_boxes[:, None, None]).split(2, dim=-1)
+    further = torch.maximum(left_top, right_bottom)  # along x, along y
+    furthest = further.amin(dim=-1) if by_short_side else further.amax(dim=-1)
     learns = inside & (furthest >= distances[0]) & (furthest <= distances[1])
     return learns & (x < width) & (y < height), y * width + x
 

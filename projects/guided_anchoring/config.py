@@ -13,6 +13,12 @@ def add_config(cfg: CfgNode) -> None:
     node = cfg.MODEL.GUIDED_ANCHOR = CfgNode()
     # At test time there are anchors only where the location probability is at least this.
     node.LOCATION_THRESH = 0.01
+    # Height over width of the boxes that the anchors start from. 1 = squares, as published; the
+    # median of one's data where most objects are wide or tall.
+    node.BASE_ASPECT_RATIO = 1.0
+    # What of an object decides its level. False: the square root of its area, as published. True:
+    # its shorter side, so that long thin objects are on levels whose locations lie close enough.
+    node.LEVEL_BY_SHORT_SIDE = False
     # Location targets, as shares of an object's width and height: the centre region, in which
     # anchors are wanted, and the larger region around it in which it does not matter.
     node.CENTER_RATIO = 0.2
@@ -28,7 +34,10 @@ def add_config(cfg: CfgNode) -> None:
     # Locations drawn per image for the shape loss, and how many of them at most are positive.
     node.SHAPE_BATCH_SIZE_PER_IMAGE = 256
     node.SHAPE_POSITIVE_FRACTION = 0.5
-    # Where the smooth L1 in the shape loss becomes linear, and the factor of that loss.
+    # "bounded_iou", as published, or "iou": the negative logarithm of the IoU, divided by the number
+    # of positives. It learns shapes that are far from the start faster.
+    node.SHAPE_LOSS_TYPE = "bounded_iou"
+    # Where the smooth L1 in "bounded_iou" becomes linear, and the factor of the loss.
     node.SHAPE_LOSS_BETA = 0.2
     node.SHAPE_LOSS_WEIGHT = 1.0
 
@@ -49,3 +58,7 @@ def add_config(cfg: CfgNode) -> None:
     node.RETINANET.SHAPE_IOU_THRESHOLDS = [0.4, 0.5]
     node.RETINANET.SHAPE_MIN_IOU = 0.4
     node.RETINANET.MIN_IOU = 0.0
+
+    # Objectness that the head of the proposal generator starts from. A low one spares the first
+    # steps of a short training the unlearning of 0.5.
+    node.RPN.PRIOR_PROB = 0.5

@@ -90,16 +90,25 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
     """The RPN head with one anchor per location, and its shape (paper: GA-RPN)."""
 
     @configurable
-    def __init__(self, *, location_prior_prob: float, **kwargs):
+    def __init__(self, *, location_prior_prob: float, prior_prob: float, **kwargs):
         """
         Args:
             location_prior_prob (float): location probability that training starts from.
+            prior_prob (float): objectness that training starts from.
             kwargs: see :class:`StandardRPNHead`.
         """
         super().__init__(**kwargs)
+        nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
         channels = self.objectness_logits.in_channels
         self._add_anchor_prediction(channels, location_prior_prob)
         self.feature_adaption = FeatureAdaption(channels, channels)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {
+            **super().from_config(cfg, input_shape),
+            "prior_prob": cfg.MODEL.GUIDED_ANCHOR.RPN.PRIOR_PROB,
+        }
 
     def forward(self, features):
         predictions = []

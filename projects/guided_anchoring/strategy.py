@@ -24,7 +24,7 @@ from anchor_heads.anchor_generation import SquareGenerator, build_square_generat
 from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import best_preset_iou, smallest_sizes
 from anchor_heads.anchor_generation.strategy import Coverage, LevelAnchors, LocationMap, Part
-from anchor_heads.layers import bounded_iou_loss, flatten_hw, rows_at
+from anchor_heads.layers import bounded_iou_loss, flatten_hw, iou_loss, rows_at
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_valid
 
@@ -57,11 +57,13 @@ class GuidedAnchoring(nn.Module):
         shape_matcher: Callable,
         shape_batch_size_per_image: int,
         shape_positive_fraction: float,
+        shape_loss_type: str,
         shape_loss_beta: float,
         shape_loss_weight: float,
         location_thresh: float,
         center_ratio: float,
         ignore_ratio: float,
+        level_by_short_side: bool,
         location_focal_alpha: float,
         location_focal_gamma: float,
         location_loss_weight: float,
@@ -77,9 +79,11 @@ class GuidedAnchoring(nn.Module):
                 :func:`MaxIoUMatcher`.
             shape_batch_size_per_image (int): locations sampled for the shape loss.
             shape_positive_fraction (float): how many of them at most are positive.
-            shape_loss_beta (float): where smooth L1 in the shape loss becomes linear.
+            shape_loss_type (str): "bounded_iou" or "iou".
+            shape_loss_beta (float): where smooth L1 in "bounded_iou" becomes linear.
             location_thresh (float): at test time, the least probability of a location.
             center_ratio, ignore_ratio (float): see :func:`location_targets`.
+            level_by_short_side (bool): see :func:`object_levels`.
             location_focal_alpha, location_focal_gamma (float): of the location loss.
             inverted_location_label (bool): train the location the wrong way round, as
                 mmdetection 2.x does.
@@ -92,17 +96,24 @@ class GuidedAnchoring(nn.Module):
                 f"MODEL.ANCHOR_GENERATOR gives the levels {samples} shape samples per location; "
                 "every level needs the same number of sizes times aspect ratios."
             )
+        if shape_loss_type not in ("bounded_iou", "iou"):
+            raise ValueError(
+                f'MODEL.GUIDED_ANCHOR.SHAPE_LOSS_TYPE is "{shape_loss_type}"; it must be '
+                '"bounded_iou" or "iou".'
+            )
         self.sample_generator = sample_generator
         self.square_generator = square_generator
         self.shape_std = shape_std
         self.shape_matcher = shape_matcher
         self.shape_batch_size_per_image = shape_batch_size_per_image
         self.shape_positive_fraction = shape_positive_fraction
+        self.shape_loss_type = shape_loss_type
         self.shape_loss_beta = shape_loss_beta
         self.shape_loss_weight = shape_loss_weight
         self.location_thresh = location_thresh
         self.center_ratio = center_ratio
         self.ignore_ratio = ignore_ratio
+        self.level_by_short_side = level_by_short_side
         self.location_focal_alpha = location_focal_alpha
         self.location_focal_gamma = location_focal_gamma
         self.location_loss_weight = location_loss_weight
@@ -121,16 +132,20 @@ class GuidedAnchoring(nn.Module):
         labels = [0, 1] if len(thresholds) == 1 else [0, -1, 1]
         return {
             "sample_generator": sample_generator,
-            "square_generator": build_square_generator(cfg, sample_generator.strides),
+            "square_generator": build_square_generator(
+                cfg, sample_generator.strides, node.BASE_ASPECT_RATIO
+            ),
             "shape_std": user.SHAPE_STD,
             "shape_matcher": MaxIoUMatcher(thresholds, labels, user.SHAPE_MIN_IOU),
             "shape_batch_size_per_image": node.SHAPE_BATCH_SIZE_PER_IMAGE,
             "shape_positive_fraction": node.SHAPE_POSITIVE_FRACTION,
+            "shape_loss_type": node.SHAPE_LOSS_TYPE,
             "shape_loss_beta": node.SHAPE_LOSS_BETA,
             "shape_loss_weight": node.SHAPE_LOSS_WEIGHT,
             "location_thresh": node.LOCATION_THRESH,
             "center_ratio": node.CENTER_RATIO,
             "ignore_ratio": node.IGNORE_RATIO,
+            "level_by_short_side": node.LEVEL_BY_SHORT_SIDE,
             "location_focal_alpha": node.LOCATION_FOCAL_ALPHA,
             "location_focal_gamma": node.LOCATION_FOCAL_GAMMA,
             "location_loss_weight": node.LOCATION_LOSS_WEIGHT,
@@ -231,6 +246,7 @@ class GuidedAnchoring(nn.Module):
             generator.offset,
             self.center_ratio,
             self.ignore_ratio,
+            self.level_by_short_side,
         )
 
     def _shape_loss(self, predictions, gt_boxes, valid):
@@ -249,9 +265,13 @@ class GuidedAnchoring(nn.Module):
         storage = get_event_storage()
         for name, counts in zip(("pos", "neg"), zip(*sampled, strict=True), strict=True):
             storage.put_scalar(f"guided_anchor/num_{name}_shapes", sum(counts) / len(counts))
-        # Negatives have no loss, yet the published code counts them.
-        count = sum(max(x, 1) for counts in sampled for x in counts)
-        loss = bounded_iou_loss(torch.cat(anchors), torch.cat(targets), self.shape_loss_beta)
+        anchors, targets = torch.cat(anchors), torch.cat(targets)
+        if self.shape_loss_type == "iou":
+            count, loss = len(anchors), iou_loss(anchors, targets).sum()
+        else:
+            # Negatives have no loss, yet the published code counts them.
+            count = sum(max(x, 1) for counts in sampled for x in counts)
+            loss = bounded_iou_loss(anchors, targets, self.shape_loss_beta)
         return self.shape_loss_weight * loss / loss_normalizer(count, loss.device)
 
     def squares(self, predictions):
@@ -345,7 +365,7 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
         return Coverage(
             iou=best,
             centered_iou=centered_iou,
-            levels=object_levels(boxes, sides)[:, None] == levels,
+            levels=object_levels(boxes, sides, anchoring.level_by_short_side)[:, None] == levels,
             reached=best >= threshold,
             threshold=threshold,
         )

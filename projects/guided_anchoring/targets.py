@@ -26,6 +26,7 @@ def location_targets(
     offset: float,
     center_ratio: float,
     ignore_ratio: float,
+    by_short_side: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Where anchors are wanted (the paper's location targets).
 
@@ -41,13 +42,14 @@ def location_targets(
         sides (sequence of float): L sides of the squares in pixels, ascending.
         offset (float): where the first anchor has its centre, in cells.
         center_ratio, ignore_ratio (float): the regions' shares of an object's width and height.
+        by_short_side (bool): see :func:`object_levels`.
 
     Returns:
         Tensor: (R,) float32 on the CPU, 1 = wanted, 0 = not.
         Tensor: (R,) float32 on the CPU, weights.
     """
     gt_boxes = gt_boxes.cpu()
-    levels = object_levels(gt_boxes, sides)
+    levels = object_levels(gt_boxes, sides, by_short_side)
     targets, weights = [], []
     for level, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
         target, weight = torch.zeros(size).numpy(), torch.full(size, BACKGROUND_WEIGHT).numpy()
@@ -69,12 +71,14 @@ def location_targets(
     return torch.cat(targets), torch.cat(weights)
 
 
-def object_levels(gt_boxes: Tensor, sides: Sequence[float]) -> Tensor:
+def object_levels(gt_boxes: Tensor, sides: Sequence[float], by_short_side: bool = False) -> Tensor:
     """The level of each object: the one whose squares come closest to its size.
 
     Args:
         gt_boxes (Tensor): (M, 4) in pixels.
         sides (sequence of float): L sides of the squares in pixels, ascending.
+        by_short_side (bool): whether an object's size is its shorter side. False: the square root
+            of its area.
 
     Returns:
         Tensor: (M,) int64 in [0, L).
@@ -82,7 +86,8 @@ def object_levels(gt_boxes: Tensor, sides: Sequence[float]) -> Tensor:
     width, height = (gt_boxes[:, 2:] - gt_boxes[:, :2]).unbind(1)
     sides = torch.as_tensor(sides, dtype=torch.float32, device=gt_boxes.device).log2()
     borders = (sides[1:] + sides[:-1]) / 2
-    return torch.bucketize((width * height).sqrt().log2(), borders, right=True)
+    size = torch.minimum(width, height) if by_short_side else (width * height).sqrt()
+    return torch.bucketize(size.log2(), borders, right=True)
 
 
 def _regions(boxes: Tensor, ratio: float, size: tuple[int, int]) -> list[tuple[slice, slice]]:
