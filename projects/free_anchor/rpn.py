@@ -46,7 +46,8 @@ class FreeAnchorRPN(RPN):
                 "MODEL.FREE_ANCHOR.LEGACY_BOXES is for FreeAnchorRetinaNet: there are no published "
                 "weights of a FreeAnchorRPN. Set it to False."
             )
-        if tuple(cfg.MODEL.RPN.BBOX_REG_WEIGHTS) == (1.0, 1.0, 1.0, 1.0):
+        weights, loss = cfg.MODEL.RPN.BBOX_REG_WEIGHTS, cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE
+        if tuple(weights) == (1.0, 1.0, 1.0, 1.0) and loss == "smooth_l1":
             logger.warning(
                 "MODEL.RPN.BBOX_REG_WEIGHTS are RPN's (1, 1, 1, 1): to FreeAnchorRPN boxes far off "
                 "then look good. Its configs have (10, 10, 5, 5), with MODEL.RPN.SMOOTH_L1_BETA "

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from anchor_heads.anchor_generation.dense_anchors import DenseAnchorStrategy
 from anchor_heads.anchor_generation.strategy import Assignment
+from anchor_heads.layers import iou_loss
 from anchor_heads.modeling.distributed import loss_normalizer
 
 from .losses import negative_loss, positive_bag_loss
@@ -43,6 +44,7 @@ class FreeAnchorLoss(nn.Module):
         *,
         box2box_transform: Box2BoxTransform,
         smooth_l1_beta: float,
+        box_reg_loss_type: str = "smooth_l1",
         bag_size: int = 50,
         box_iou_thresh: float = 0.6,
         box_loss_weight: float = 0.75,
@@ -53,19 +55,29 @@ class FreeAnchorLoss(nn.Module):
         Args:
             box2box_transform (Box2BoxTransform): anchors and deltas to boxes.
             smooth_l1_beta (float): where the box loss turns from quadratic to linear.
+            box_reg_loss_type (str): "smooth_l1", as published, or "iou", the negative logarithm of
+                the IoU; the localisation likelihood then is the IoU to the power of
+                ``box_loss_weight``.
             bag_size, box_iou_thresh, box_loss_weight, alpha, gamma: the keys of
                 ``MODEL.FREE_ANCHOR`` of the same names.
 
         Raises:
-            ValueError: if ``bag_size`` or ``gamma`` is too small.
+            ValueError: if ``bag_size`` or ``gamma`` is too small, or there is no such
+                ``box_reg_loss_type``.
         """
         super().__init__()
+        if box_reg_loss_type not in ("smooth_l1", "iou"):
+            raise ValueError(
+                f"BBOX_REG_LOSS_TYPE is {box_reg_loss_type!r}, but FreeAnchor's localisation "
+                "likelihood is made of smooth_l1 or iou. Write one of these."
+            )
         if bag_size < 1:
             raise ValueError(f"MODEL.FREE_ANCHOR.BAG_SIZE is {bag_size}; it must be 1 or more.")
         if gamma <= 0:
             raise ValueError(f"MODEL.FREE_ANCHOR.GAMMA is {gamma}; it must be above 0.")
         self.box2box_transform = box2box_transform
         self.smooth_l1_beta = smooth_l1_beta
+        self.box_reg_loss_type = box_reg_loss_type
         self.bag_size = bag_size
         self.box_iou_thresh = box_iou_thresh
         self.box_loss_weight = box_loss_weight
@@ -81,15 +93,11 @@ class FreeAnchorLoss(nn.Module):
         smooth_l1_beta: float,
         box_reg_loss_type: str,
     ):
-        if box_reg_loss_type != "smooth_l1":
-            raise ValueError(
-                f"BBOX_REG_LOSS_TYPE is {box_reg_loss_type!r}, but FreeAnchor's localisation "
-                "likelihood is made of smooth_l1. Write smooth_l1."
-            )
         node = cfg.MODEL.FREE_ANCHOR
         return {
             "box2box_transform": box2box_transform,
             "smooth_l1_beta": smooth_l1_beta,
+            "box_reg_loss_type": box_reg_loss_type,
             "bag_size": node.BAG_SIZE,
             "box_iou_thresh": node.BOX_IOU_THRESH,
             "box_loss_weight": node.BOX_LOSS_WEIGHT,
@@ -150,15 +158,21 @@ class FreeAnchorLoss(nn.Module):
         classes = torch.cat(gt_classes)[:, None]
         objects = torch.cat(gt_boxes)[:, None].expand(-1, chosen.shape[1], -1)
 
-        targets = self.box2box_transform.get_deltas(
-            anchors[bags].flatten(0, 1), objects.flatten(0, 1)
-        ).view_as(objects)
-        box_loss = smooth_l1_loss(
-            deltas.flatten(0, 1)[chosen], targets, self.smooth_l1_beta, reduction="none"
-        ).sum(dim=2)
+        box_loss = self._box_loss(
+            anchors[bags].flatten(0, 1),
+            deltas.flatten(0, 1)[chosen.flatten()],
+            objects.flatten(0, 1),
+        ).view(chosen.shape)
         # P(a detects b) = P(class) * P(box)
         log_p_class = F.logsigmoid(logits.flatten(0, 1)[chosen, classes])
         return bags, log_p_class - self.box_loss_weight * box_loss
+
+    def _box_loss(self, anchors, deltas, gt_boxes):
+        """The loss of each of n anchors, of which all arguments are (n, 4)."""
+        if self.box_reg_loss_type == "iou":
+            return iou_loss(self.box2box_transform.apply_deltas(deltas, anchors), gt_boxes)
+        targets = self.box2box_transform.get_deltas(anchors, gt_boxes)
+        return smooth_l1_loss(deltas, targets, self.smooth_l1_beta, reduction="none").sum(dim=1)
 
     @torch.no_grad()
     def _localized(self, anchors, logits, deltas, gt_boxes, gt_classes) -> tuple[Tensor, Tensor]:

@@ -34,8 +34,8 @@ def add_config(cfg: CfgNode) -> None:
     # Locations drawn per image for the shape loss, and how many of them at most are positive.
     node.SHAPE_BATCH_SIZE_PER_IMAGE = 256
     node.SHAPE_POSITIVE_FRACTION = 0.5
-    # "bounded_iou", as published, or "iou": the negative logarithm of the IoU, divided by the number
-    # of positives. It learns shapes that are far from the start faster.
+    # "bounded_iou", as published, or "iou": the negative logarithm of the IoU, divided by the
+    # number of positives. It learns shapes that are far from the start faster.
     node.SHAPE_LOSS_TYPE = "bounded_iou"
     # Where the smooth L1 in "bounded_iou" becomes linear, and the factor of the loss.
     node.SHAPE_LOSS_BETA = 0.2
