@@ -118,7 +118,7 @@ def _shipped_configs(
     groups = []
     for name in model_zoo.list_configs():
         cfg = model_zoo.get_config(name, overrides)
-        if name.startswith(("quick_start/", "timm/")) or difference(checkpoint, format, cfg):
+        if name.startswith(("quick_start/", "timm/", "own_data/")) or difference(checkpoint, format, cfg):
             continue
         cfg.MODEL.WEIGHTS = ""
         same = [names for model, names in groups if model == cfg.MODEL]

@@ -69,7 +69,7 @@ class FreeAnchorLoss(nn.Module):
         if box_reg_loss_type not in ("smooth_l1", "iou"):
             raise ValueError(
                 f"BBOX_REG_LOSS_TYPE is {box_reg_loss_type!r}, but FreeAnchor's localisation "
-                "likelihood is made of smooth_l1 or iou. Write one of these."
+                "likelihood is made of smooth_l1 or of iou. Write smooth_l1 or iou."
             )
         if bag_size < 1:
             raise ValueError(f"MODEL.FREE_ANCHOR.BAG_SIZE is {bag_size}; it must be 1 or more.")

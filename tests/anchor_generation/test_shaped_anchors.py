@@ -19,6 +19,14 @@ def test_squares_have_the_smallest_size_of_their_level(sizes):
     assert coarse.tensor[1].tolist() == [24 - 32, 8 - 32, 24 + 32, 8 + 32]
 
 
+def test_with_an_aspect_ratio_squares_keep_their_area():
+    cfg = get_cfg()
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32]]
+    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
+    (boxes,) = build_square_generator(cfg, [8], 0.25)([torch.zeros(1, 1, 1, 1)])
+    assert boxes.tensor.tolist() == [[4 - 32, 4 - 8, 4 + 32, 4 + 8]]
+
+
 @pytest.mark.parametrize("sizes", [[[64, 32]], [32, 64], [[64], [32]]])
 def test_squares_that_do_not_grow_are_refused(sizes):
     cfg = get_cfg()

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from anchor_heads.layers import bounded_iou_loss
+from anchor_heads.layers import bounded_iou_loss, iou_loss
 
 
 def test_a_box_that_fits_costs_nothing_but_eps():
@@ -31,3 +33,10 @@ def test_no_boxes_cost_nothing():
     loss = bounded_iou_loss(boxes, torch.zeros(0, 4), beta=0.2)
     loss.backward()
     assert loss == 0
+
+
+def test_iou_loss_is_the_negative_logarithm():
+    gt = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(3, 1)
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 4.0, 8.0], [20.0, 20.0, 24.0, 24.0]])
+    expected = torch.tensor([0.0, math.log(2), -math.log(1e-6)])
+    torch.testing.assert_close(iou_loss(boxes, gt), expected)

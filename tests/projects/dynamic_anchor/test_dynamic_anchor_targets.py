@@ -82,6 +82,15 @@ def objects_at(boxes, radius=16.0, distances=(-math.inf, 64.0)):
     return objects.view(8, 10)
 
 
+def test_a_long_object_belongs_to_the_level_of_its_short_side():
+    """80 x 12 pixels on locations 8 pixels apart, for distances up to 16."""
+    line, distances = torch.tensor([[0.0, 26.0, 80.0, 38.0]]), (-math.inf, 16.0)
+    for by_short_side, rows in ((False, []), (True, [3, 4])):
+        found = objects_by_center(line, (8, 10), 8, 0.5, 16.0, distances, by_short_side)
+        learning = (found.view(8, 10) == 0).nonzero()
+        assert sorted(set(learning[:, 0].tolist())) == rows
+
+
 def test_an_object_teaches_the_locations_around_its_centre():
     """Centre (40, 32); locations less than two cells away in both directions."""
     found = (objects_at([[8.0, 8.0, 72.0, 56.0]]) == 0).nonzero()

@@ -214,6 +214,23 @@ def test_fewer_anchors_than_the_bag_holds():
     assert deltas.grad.isfinite().all()
 
 
+def test_with_the_iou_loss_the_likelihood_is_the_iou_itself():
+    """One anchor of probability 0.5, whose box covers the upper half of the object."""
+    anchors, gt = torch.tensor([[0.0, 0, 8, 4]]), torch.tensor([[0.0, 0, 8, 8]])
+    loss = FreeAnchorLoss(
+        box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
+        smooth_l1_beta=0.0,
+        box_reg_loss_type="iou",
+        box_loss_weight=0.75,
+    )
+    deltas = torch.zeros(1, 1, 4, requires_grad=True)
+    classes = [torch.tensor([0])]
+    _, log_matches = loss.log_matches(anchors, torch.zeros(1, 1, 1), deltas, [gt], classes)
+    assert log_matches.exp().item() == pytest.approx(0.5 * 0.5**0.75, rel=1e-5)
+    log_matches.sum().backward()
+    assert deltas.grad[0, 0, 3] > 0  # the box is to be taller
+
+
 @pytest.mark.parametrize("key,value", [("bag_size", 0), ("gamma", 0.0)])
 def test_settings_without_meaning_are_refused(key, value):
     with pytest.raises(ValueError, match=f"{key.upper()} is {value}"):

@@ -217,3 +217,38 @@ def test_other_box_losses(published, loss_type):
     for empty in (False, True):
         _, _, losses, _ = run(generator.train(), published, published.instances(empty))
         assert losses["loss_rpn_loc"].isfinite() and losses["loss_rpn_loc"] > 0
+
+
+def test_objectness_starts_from_its_prior(published):
+    generator = GuidedAnchorRPN(
+        prior_cfg(0.02), dict(zip(NAMES, input_shape(published.strides), strict=True))
+    )
+    bias = generator.rpn_head.objectness_logits.bias
+    assert bias.sigmoid().item() == pytest.approx(0.02)
+
+
+def prior_cfg(prior):
+    cfg = published_cfg()
+    cfg.MODEL.GUIDED_ANCHOR.RPN.PRIOR_PROB = prior
+    return cfg
+
+
+def test_iou_loss_of_shapes_is_divided_by_the_positives(published):
+    """It is the mean of -log(IoU) over them, whatever the number of negatives."""
+    instances = published.instances()
+    losses = {}
+    for size in (256, 512):
+        keys = {
+            "GUIDED_ANCHOR__SHAPE_LOSS_TYPE": "iou",
+            "GUIDED_ANCHOR__SHAPE_BATCH_SIZE_PER_IMAGE": size,
+            "GUIDED_ANCHOR__SHAPE_POSITIVE_FRACTION": 1.0,
+        }
+        generator = generator_of(published, **keys)
+        losses[size] = run(generator.train(), published, instances)[2]["loss_anchor_shape"]
+    torch.testing.assert_close(losses[256], losses[512])
+    assert losses[256] > 0
+
+
+def test_an_unknown_shape_loss_is_refused(published):
+    with pytest.raises(ValueError, match='SHAPE_LOSS_TYPE is "l2"; .* "bounded_iou" or "iou"'):
+        generator_of(published, GUIDED_ANCHOR__SHAPE_LOSS_TYPE="l2")

@@ -125,6 +125,12 @@ def test_level_of_an_object_is_that_of_the_nearest_side():
     assert object_levels(boxes, [24.0, 48.0]).tolist() == [0, 1, 1, 1, 1, 1, 1]  # border 33.9
 
 
+def test_level_of_a_long_object_by_its_short_side():
+    line = torch.tensor([[0.0, 0.0, 400.0, 10.0], [0.0, 0.0, 10.0, 400.0]])
+    assert object_levels(line, SIDES).tolist() == [1, 1]  # the square root of its area is 63
+    assert object_levels(line, SIDES, by_short_side=True).tolist() == [0, 0]
+
+
 def test_anchor_centres_half_a_cell_off_move_the_regions():
     """A box around the centre of cell (3, 5), for anchors at the centres of cells."""
     box = torch.tensor([[5.5 * 8 - 16, 3.5 * 8 - 16, 5.5 * 8 + 16, 3.5 * 8 + 16]])
