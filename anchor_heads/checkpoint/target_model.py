@@ -111,6 +111,10 @@ def _number_of_classes(format: Format, weights: dict[str, Tensor]) -> list:
     return [] if count == attrgetter(classes.key)(get_cfg()) else [classes.key, count]
 
 
+# Folders of configs that no published weights are for.
+UNPUBLISHED = ("own_data/", "quick_start/", "timm/")
+
+
 def _shipped_configs(
     checkpoint: Checkpoint, format: Format, overrides: Sequence
 ) -> list[list[str]]:
@@ -118,7 +122,7 @@ def _shipped_configs(
     groups = []
     for name in model_zoo.list_configs():
         cfg = model_zoo.get_config(name, overrides)
-        if name.startswith(("quick_start/", "timm/", "own_data/")) or difference(checkpoint, format, cfg):
+        if name.startswith(UNPUBLISHED) or difference(checkpoint, format, cfg):
             continue
         cfg.MODEL.WEIGHTS = ""
         same = [names for model, names in groups if model == cfg.MODEL]
