@@ -77,6 +77,16 @@ def test_model_is_built_from_the_installed_package_alone(used, installed):
     assert used["config"] == str(package / "configs/free_anchor/free_anchor_R_50_FPN_1x.yaml")
 
 
+def test_commands_run_from_any_folder(installed, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    options = {"cwd": tmp_path, "env": environment}
+    version = run(sys.executable, installed / "bin/anchor-heads", "--version", **options)
+    assert version == f"anchor-heads {anchor_heads.__version__}\n"
+    words = ["analyze", "quick_start/free_anchor", "--image-size", "64", "64"]
+    said = run(sys.executable, "-m", "anchor_heads", *words, **options)
+    assert said.startswith("quick_start/free_anchor: one image of 64x64.")
+
+
 def test_every_config_is_in_the_wheel(used, installed):
     shipped = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
     configs = installed / "anchor_heads/configs"
