@@ -1,7 +1,7 @@
 """The configuration: Detectron2's defaults plus the nodes of every method.
 
 This is the one place that knows all methods: importing it registers their meta architectures
-and proposal generators, and lets ``MODEL.WEIGHTS`` name published weights of other frameworks.
+and proposal generators.
 """
 
 from anchor_heads._requirements import check_requirements
@@ -11,12 +11,10 @@ check_requirements()  # before anything below imports torch or Detectron2
 from detectron2.config import CfgNode  # noqa: E402
 from detectron2.config import get_cfg as get_detectron2_cfg  # noqa: E402
 
-from anchor_heads.checkpoint import extend_detection_checkpointer  # noqa: E402
+from anchor_heads.config_files import Config  # noqa: E402
 from anchor_heads.modeling.backbone import add_backbone_config  # noqa: E402
 from anchor_heads.modeling.timm_backbone import add_timm_config  # noqa: E402
 from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring  # noqa: E402
-
-extend_detection_checkpointer()
 
 
 def add_run_config(cfg: CfgNode) -> None:
@@ -39,9 +37,24 @@ def add_run_config(cfg: CfgNode) -> None:
     # "SGD" with SOLVER.MOMENTUM, as all published models, or "AdamW", which learns faster from
     # scratch.
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # In how many parts, one after another, each process goes through its images of a step: a
+    # smaller part takes less memory. Batch norm sees the parts, not the whole.
+    cfg.SOLVER.GRADIENT_ACCUMULATION = 1
+    # Length in passes over the training images. Above 0 it replaces SOLVER.MAX_ITER, and
+    # SOLVER.STEPS keep their shares of the length.
+    cfg.SOLVER.MAX_EPOCHS = 0.0
+    # Decay of an exponential moving average of the weights, such as 0.9998; 0 = none. It is
+    # evaluated beside the model and saved as model_final_ema.pth.
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # End a run after this many evaluations (every TEST.EVAL_PERIOD iterations) without a better
+    # TEST.BEST_METRIC; 0 = never.
+    cfg.SOLVER.EARLY_STOP_PATIENCE = 0
     # Whether SOLVER.BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS are for the biases of norms, and of what
     # predicts the offsets of deformable convolutions, too: so in Detectron2, not so in mmcv.
     cfg.SOLVER.BIAS_RULE_FOR_ALL = True
+    # Metric by which the best of the evaluated models is kept as model_best.pth, such as "bbox/AP";
+    # higher is better. "" = none is kept.
+    cfg.TEST.BEST_METRIC = ""
     # Folder for every evaluated image with its detections painted in. "" = paint nothing.
     cfg.TEST.SHOW_DIR = ""
     # Write precision-recall curves, precision and recall of each class at its best F1, and a
@@ -50,6 +63,12 @@ def add_run_config(cfg: CfgNode) -> None:
     # Evaluate NMS recall as well: how many objects the model still finds after NMS, as the
     # FreeAnchor paper defines it. For one-stage models.
     cfg.TEST.NMS_RECALL = False
+    # Services that get the metrics of a run beside TensorBoard: "wandb", "mlflow", "trackio". They
+    # are set up by environment variables of their own.
+    cfg.EXPERIMENT_TRACKERS = []
+    # Names of the classes, and their ids in COCO's results; a run takes them from its data.
+    cfg.MODEL.CLASS_NAMES = []
+    cfg.MODEL.CATEGORY_IDS = []
 
 
 def get_cfg() -> CfgNode:
@@ -58,7 +77,7 @@ def get_cfg() -> CfgNode:
     Returns:
         CfgNode: a new node; Detectron2's own defaults stay as they are.
     """
-    cfg = get_detectron2_cfg()
+    cfg = Config(get_detectron2_cfg())
     add_run_config(cfg)
     add_backbone_config(cfg)
     add_timm_config(cfg)

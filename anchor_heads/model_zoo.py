@@ -3,7 +3,6 @@
 A name is a config's path below ``configs/``, such as "free_anchor/free_anchor_R_50_FPN_1x.yaml".
 """
 
-import difflib
 from collections.abc import Sequence
 
 import torch
@@ -11,39 +10,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from anchor_heads import _layout
 from anchor_heads.config import get_cfg
+from anchor_heads.config_files import get_config_file, list_configs
 
-SUFFIX = ".yaml"
-
-
-def list_configs() -> list[str]:
-    """The names of all models, sorted; the ``Base-*.yaml`` files they build on are left out."""
-    return [name for name in _config_names() if "Base-" not in name]
-
-
-def get_config_file(name: str) -> str:
-    """The path of a config file.
-
-    Args:
-        name (str): name of the config, with or without ".yaml".
-
-    Returns:
-        str: absolute path, to be used with ``cfg.merge_from_file`` or ``--config-file``.
-
-    Raises:
-        ValueError: no config has that name; the message gives similar names.
-    """
-    full_name = name.removesuffix(SUFFIX) + SUFFIX
-    names = _config_names()
-    if full_name not in names:
-        similar = difflib.get_close_matches(full_name, names, n=3, cutoff=0.5)
-        hint = f"Similar names: {', '.join(similar)}. " if similar else ""
-        raise ValueError(
-            f"There is no config named '{name}'. {hint}"
-            "anchor_heads.model_zoo.list_configs() returns all names."
-        )
-    return str(_layout.folder("configs") / full_name)
+__all__ = ["get", "get_config", "get_config_file", "list_configs"]
 
 
 def get_config(name: str, overrides: Sequence = ()) -> CfgNode:
@@ -86,8 +56,3 @@ def get(name: str, overrides: Sequence = ()) -> nn.Module:
         ValueError: no config has that name.
     """
     return build_model(get_config(name, overrides))
-
-
-def _config_names() -> list[str]:
-    configs = _layout.folder("configs")
-    return sorted(path.relative_to(configs).as_posix() for path in configs.rglob(f"*{SUFFIX}"))

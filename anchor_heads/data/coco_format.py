@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
 
+from anchor_heads.data.class_names import forget_recalled_classes
 from anchor_heads.data.coco_json import clean_coco_dict
 from anchor_heads.data.image_files import (
     STORED_FRAME,
@@ -115,6 +116,7 @@ class CocoFormatDataset:
     def set_classes(self, coco: dict) -> None:
         """Put the classes and keypoints of the cleaned content ``coco`` into the metadata."""
         categories = sorted(coco["categories"], key=lambda category: category["id"])
+        forget_recalled_classes(self.name)
         MetadataCatalog.get(self.name).set(
             thing_classes=[category["name"] for category in categories],
             thing_dataset_id_to_contiguous_id=_contiguous_ids(coco),
