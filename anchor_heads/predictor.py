@@ -45,7 +45,7 @@ def load_predictor(cfg: CfgNode) -> tuple[DefaultPredictor, list[dict]]:
     model = predictor.model
     if isinstance(model, GeneralizedRCNN) and model.proposal_generator is None:
         raise ValueError("the model needs precomputed proposals, and pictures come without them")
-    checkpoint = AtomicCheckpointer(model).load(weights)
+    checkpoint = AtomicCheckpointer(model).load(weights, complete=True)
     if isinstance(model, ProposalNetwork):
         return predictor, PROPOSALS
     classes = model.roi_heads if isinstance(model, GeneralizedRCNN) else model

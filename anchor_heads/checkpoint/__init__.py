@@ -1,7 +1,6 @@
 """Loads published weights of other frameworks; README.md lists their differences."""
 
 from anchor_heads.checkpoint.convert import Converted, Mismatch, compare, convert, recognize
-from anchor_heads.checkpoint.detectron2_loading import extend_detection_checkpointer
 from anchor_heads.checkpoint.formats import Format
 from anchor_heads.checkpoint.read import Checkpoint, read_checkpoint
 
@@ -12,7 +11,6 @@ __all__ = [
     "Mismatch",
     "compare",
     "convert",
-    "extend_detection_checkpointer",
     "read_checkpoint",
     "recognize",
 ]

@@ -1,34 +1,62 @@
-"""Published weights in ``MODEL.WEIGHTS``, wherever Detectron2's checkpointer loads them."""
+"""Files that ``MODEL.WEIGHTS`` names, as Detectron2's checkpointer understands them."""
 
 import logging
 from collections.abc import Iterable
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+from torch import nn
 
 from anchor_heads.checkpoint.convert import convert, recognize, without_unread_counters
 from anchor_heads.checkpoint.read import find_weights, safe_reading
+from anchor_heads.checkpoint.safe_pickle import load_pickle
 from anchor_heads.data.coco_json import shorten
-from anchor_heads.modeling.distributed import unwrap
 
 logger = logging.getLogger(__name__)
 
 
-def extend_detection_checkpointer() -> None:
-    """Let Detectron2's checkpointer understand the formats of :mod:`anchor_heads.checkpoint`.
+def read_weights(file: str, model: nn.Module) -> dict:
+    """Read a PyTorch file, and convert it if it is of a known format.
 
-    ``DefaultPredictor`` and others make that checkpointer by themselves, so its one method that
-    reads PyTorch files is replaced. What it reads of files in Detectron2's own format, or in none
-    that is known, stays the same object; ``.pkl`` files do not come here.
+    Args:
+        file (str): path of the file.
+        model (nn.Module): what the weights are for.
+
+    Returns:
+        dict: see :func:`convert_loaded`.
+
+    Raises:
+        ValueError: if the file is damaged, has no weights, or asks for objects that could run code.
     """
-    DetectionCheckpointer._torch_load = _torch_load
-
-
-def _torch_load(self: DetectionCheckpointer, file: str) -> dict:
-    with safe_reading(file), self.path_manager.open(file, "rb") as stream:
+    with safe_reading(file), PathManager.open(file, "rb") as stream:
         loaded = torch.load(stream, map_location="cpu", weights_only=True)
-    model = unwrap(self.model)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{file} has no weights, but a {type(loaded).__name__}.")
     return convert_loaded(loaded, file, model.state_dict(), type(model).__name__)
+
+
+def read_pickled_weights(file: str) -> dict:
+    """Read a ``.pkl`` file of Detectron2's or Caffe2's model zoo without running code from it.
+
+    Returns:
+        dict: as Detectron2's checkpointer makes it of such a file.
+
+    Raises:
+        ValueError: if the file is damaged, has no weights, or asks for objects that could run code.
+    """
+    with PathManager.open(file, "rb") as stream:
+        data = load_pickle(stream, file)
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} has no weights, but a {type(data).__name__}.")
+    return _in_detectron2_form(data)
+
+
+def _in_detectron2_form(data: dict) -> dict:
+    if "model" in data and "__author__" in data:
+        return data
+    data = data.get("blobs", data)  # Caffe2's detectors have them, its ImageNet models do not
+    weights = {key: x for key, x in data.items() if not key.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
 def convert_loaded(loaded, file: str, model: Iterable[str], meta_architecture: str):

@@ -15,8 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset, build_detection_train_loader
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from anchor_heads._detectron2_private import whole_stream
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.data.mixing import MixedImages
 
@@ -58,7 +59,7 @@ def build_train_loader(
         return build_detection_train_loader(**parts)
 
     batches = ResumableBatches(
-        _of_all_processes(parts["sampler"]),
+        whole_stream(parts["sampler"]),
         _divisible(parts["total_batch_size"]),
         groups=_is_wide(dataset) if parts["aspect_ratio_grouping"] else None,
         start=start_iter,
@@ -157,12 +158,6 @@ def _mapped(cfg: CfgNode, dataset: Sequence[dict], mapper: Callable) -> Dataset:
             f"DatasetMapper or a subclass of it as mapper, not {type(mapper).__name__}"
         )
     return MixedImages(cfg, dataset, mapper)
-
-
-def _of_all_processes(sampler: Sampler) -> Sampler:
-    """Let one of Detectron2's samplers give its whole stream, not this process's part of it."""
-    sampler._rank, sampler._world_size = 0, 1
-    return sampler
 
 
 def _divisible(batch_size: int) -> int:

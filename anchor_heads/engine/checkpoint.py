@@ -1,54 +1,240 @@
-"""Checkpoints that are either complete or not there, and that fit the model."""
+"""Checkpoints that are either complete or not there, fit the model, and run no code."""
 
+import errno
 import os
+import shutil
+import socket
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from urllib.parse import urlparse
 
+import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from anchor_heads._detectron2_private import forget_refused_load
+from anchor_heads.checkpoint.detectron2_loading import read_pickled_weights, read_weights
 from anchor_heads.checkpoint.files import open_and_rename
+from anchor_heads.checkpoint.read import safe_reading
 from anchor_heads.data.coco_json import shorten
+
+LAST_CHECKPOINT = "last_checkpoint"
+STALLED_SECONDS = 60  # without a byte from the address of weights
+
+_ARRAYS = (torch.Tensor, np.ndarray)
 
 
 class AtomicCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, safe against a run that is killed while it writes.
+    """Detectron2's checkpointer, which also reads published weights of other frameworks.
 
-    The checkpoint, and ``last_checkpoint`` which names it, each take their place at once when they
-    are complete, so a killed run always leaves a checkpoint that it can go on from.
+    - The checkpoint, and ``last_checkpoint`` which names it, each take their place at once when
+      they are complete, so a killed run always leaves a checkpoint that it can go on from.
+    - No file that it loads runs code.
+    - Weights that do not fit are an error, and leave the checkpointer as it was.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, save_dir="", *, tag=True, extra=None, **kwargs):
+        """
+        Args:
+            model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
+            tag (bool): whether the checkpoints are to be resumed from: ``last_checkpoint`` names
+                the last one that was saved.
+            extra (dict or None): entries of every checkpoint beside the model and its trainer.
+        """
+        super().__init__(model, save_dir, **kwargs)
         self.path_manager = _AtomicWrites(self.path_manager)
+        self._tag = tag
+        self._extra = extra or {}
+        self._complete = False
 
-    def load(self, path, *args, **kwargs):
+    def save(self, name, **kwargs):
         """Same as Detectron2's.
 
         Raises:
+            OSError: if the disk is full; a file of that name stays as it was.
+        """
+        try:
+            super().save(name, **self._extra, **kwargs)
+        except (OSError, RuntimeError) as error:  # PyTorch hides a full disk in a RuntimeError
+            free = shutil.disk_usage(self.save_dir).free
+            if getattr(error, "errno", None) != errno.ENOSPC and free > _bytes_of(self.model):
+                raise
+            path = os.path.join(self.save_dir, f"{name}.pth")
+            raise OSError(
+                f"No space left on the disk to write {path}. Make room, then go on with --resume."
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename):
+        if self._tag:
+            super().tag_last_checkpoint(last_filename_basename)
+
+    def load(self, path, checkpointables: Sequence[str] | None = None, complete: bool = False):
+        """Same as Detectron2's, of ``.pth`` and ``.pkl`` files, addresses, and published files.
+
+        Args:
+            path (str): "" = load nothing.
+            checkpointables (sequence[str] or None): what to load beside the model; None = all.
+            complete (bool): whether it is an error if a parameter of the model stays as
+                initialised.
+
+        Raises:
             FileNotFoundError: if there is no such file on the main process.
-            ValueError: if nothing in the file fits the model.
+            ValueError: if nothing in the file fits the model, or less than ``complete`` asks for,
+                or the file is damaged or could run code.
+            TimeoutError: if an address sends nothing for a minute.
         """
         file = urlparse(path)._replace(query="").geturl()
         is_local = file and "://" not in file
         if is_local and comm.is_main_process() and not os.path.isfile(file):
             raise FileNotFoundError(
                 f"There is no file {os.path.abspath(file)} to load weights from. It is named by "
-                "MODEL.WEIGHTS, or with --resume by last_checkpoint in OUTPUT_DIR."
+                f"MODEL.WEIGHTS, or with --resume by {LAST_CHECKPOINT} in OUTPUT_DIR."
             )
-        return super().load(path, *args, **kwargs)
+        self._complete = complete
+        try:
+            with _no_longer_than(STALLED_SECONDS, path):
+                return super().load(path, checkpointables)
+        finally:
+            forget_refused_load(self)
+
+    def _load_file(self, filename):
+        if filename.endswith(".pkl"):
+            return read_pickled_weights(filename)
+        if filename.endswith(".pyth"):  # of pycls
+            with safe_reading(filename):
+                return super()._load_file(filename)
+        return super()._load_file(filename)
+
+    def _torch_load(self, f):
+        return read_weights(f, self.model)
 
     def _load_model(self, checkpoint):
         """Same as Detectron2's, which only warns when all of the model stays as initialised."""
-        found = list(checkpoint["model"])
+        weights, file = checkpoint["model"], self._parsed_url_during_load.geturl()
+        is_weights = isinstance(weights, dict)
+        if not is_weights or any(not isinstance(x, _ARRAYS) for x in weights.values()):
+            entries = shorten(list(weights), 5) if is_weights else type(weights).__name__
+            raise ValueError(f"{file} has no weights that are known here: it has {entries}.")
+        found = list(weights)
         incompatible = super()._load_model(checkpoint)
-        wanted = [name for name, _ in self.model.named_parameters()]
-        if set(wanted) <= set(incompatible.missing_keys):
+        parameters = [name for name, _ in self.model.named_parameters()]
+        missing = {
+            *incompatible.missing_keys,
+            *(name for name, *_ in incompatible.incorrect_shapes),
+        }
+        missing = [name for name in parameters if name in missing]
+        if len(missing) == len(parameters):
             raise ValueError(
-                f"Nothing in {self._parsed_url_during_load.geturl()} fits the model in name and "
-                f"shape. The file has {shorten(found, 3)}; the model has {shorten(wanted, 3)}. "
-                "Are they weights of another model or framework?"
+                f"Nothing in {file} fits the model in name and shape. The file has "
+                f"{shorten(found, 3)}; the model has {shorten(parameters, 3)}. Are they weights of "
+                "another model or framework?"
+            )
+        if missing and self._complete:
+            raise ValueError(
+                f"{file} lacks {len(missing)} of the model's {len(parameters)} parameters, or has "
+                f"them in another shape: {shorten(missing, 3)}. They would stay as initialised. "
+                "Are they weights of another model, or for another number of classes?"
             )
         return incompatible
+
+    def load_to_evaluate(self, path: str, random_weights: bool = False) -> dict:
+        """Load all of a model's weights.
+
+        Args:
+            path (str): as in :meth:`load`.
+            random_weights (bool): whether weights may stay as initialised.
+
+        Raises:
+            ValueError: if some would, and ``random_weights`` is False.
+        """
+        if not (path or random_weights):
+            raise ValueError(
+                "There are no weights to evaluate: write MODEL.WEIGHTS model.pth (or, to evaluate "
+                "a model as initialised, --random-weights)."
+            )
+        return self.load(path, complete=not random_weights)
+
+    def checkpoint_to_resume(self) -> str:
+        """The path of the checkpoint that ``last_checkpoint`` names; "" if there is none at all.
+
+        Raises:
+            ValueError: if it is not there or not whole. The message names the newest that is.
+        """
+        return checkpoint_to_resume(self.save_dir)
+
+
+def checkpoint_to_resume(folder: str) -> str:
+    """See :meth:`AtomicCheckpointer.checkpoint_to_resume`."""
+    tag = os.path.join(folder, LAST_CHECKPOINT)
+    if not os.path.isfile(tag):
+        if newest_whole_checkpoint(folder):
+            raise ValueError(
+                f"{folder} has checkpoints, but no file {LAST_CHECKPOINT} that names the one to "
+                f"resume from. {_how_to_go_on(folder)}"
+            )
+        return ""
+    with open(tag, errors="replace") as file:
+        name = file.read().strip()
+    path = os.path.join(folder, name)
+    if not name or os.path.basename(name) != name or not name.isprintable():
+        problem = f"{tag} does not name a file: {name[:40]!r}"
+    elif not os.path.isfile(path):
+        problem = f"{tag} names {name}, which is not there"
+    elif not zipfile.is_zipfile(path):
+        problem = f"{path} is not whole ({os.path.getsize(path)} bytes)"
+    else:
+        return path
+    raise ValueError(f"{problem}. {_how_to_go_on(folder)}")
+
+
+def newest_whole_checkpoint(folder: str) -> str:
+    """The path of the newest checkpoint of a training run in a folder; "" if there is none."""
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder or "."))]
+    whole = [path for path in paths if path.endswith(".pth") and zipfile.is_zipfile(path)]
+    for path in sorted(whole, key=os.path.getmtime, reverse=True):
+        if _has_trainer(path):
+            return path
+    return ""
+
+
+def _has_trainer(path: str) -> bool:
+    try:
+        return "trainer" in torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:  # a damaged file can raise anything
+        return False
+
+
+def _how_to_go_on(folder: str) -> str:
+    newest = newest_whole_checkpoint(folder)
+    if not newest:
+        return "There is no whole checkpoint to resume from: start anew with --force."
+    return (
+        f"The newest whole checkpoint is {newest}. To resume from it, write its name into "
+        f"{LAST_CHECKPOINT}: echo {os.path.basename(newest)} > "
+        f"{os.path.join(folder, LAST_CHECKPOINT)}"
+    )
+
+
+def _bytes_of(model: torch.nn.Module) -> int:
+    return sum(x.numel() * x.element_size() for x in model.state_dict().values())
+
+
+@contextmanager
+def _no_longer_than(seconds: float, path: str) -> Iterator[None]:
+    """Limit how long an address may send nothing; local files are not concerned."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    except TimeoutError as error:
+        raise TimeoutError(
+            f"{path} sent nothing for {seconds} seconds. Download the file by other means, and "
+            "name it in MODEL.WEIGHTS."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 class _AtomicWrites:

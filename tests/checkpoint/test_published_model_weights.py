@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from published_files import small_cfg, small_source, write_published
 from source_models import make_up_statistics, resnet, stages
 
 from anchor_heads.checkpoint.detectron2_loading import convert_loaded
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.predictor import load_predictor
 
 LOGGER = "anchor_heads.checkpoint.detectron2_loading"
 CONV = torch.zeros(8, 3, 7, 7)
@@ -48,17 +48,18 @@ def test_detectron2_files_load_as_ever(tmp_path, caplog):
     arrays = {"head.conv_loc.bias": np.full(1, 8.0, dtype=np.float32)}
     content = {"model": arrays, "__author__": "someone"}
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
-    torch.save({"other.conv_loc.bias": torch.full((1,), 9.0)}, tmp_path / "other.pth")
+    torch.save({"conv_loc.bias": torch.full((1,), 9.0)}, tmp_path / "other.pth")
 
     model = small_model()
     with caplog.at_level(logging.INFO, LOGGER):
-        rest = DetectionCheckpointer(model).load(str(tmp_path / "model.pth"))
+        rest = AtomicCheckpointer(model).load(str(tmp_path / "model.pth"))
         assert rest == {"iteration": 4}
         for name, x in source.state_dict().items():
             assert torch.equal(model.state_dict()[name], x)
-        DetectionCheckpointer(model).load(str(tmp_path / "model.pkl"))
+        AtomicCheckpointer(model).load(str(tmp_path / "model.pkl"))
         assert model.head.conv_loc.bias == 8
-        DetectionCheckpointer(model).load(f"{tmp_path / 'other.pth'}?matching_heuristics=True")
+        AtomicCheckpointer(model).load(f"{tmp_path / 'other.pth'}?matching_heuristics=True")
+        assert model.head.conv_loc.bias == 9
     assert not [x for x in caplog.records if x.name == LOGGER]
 
 
@@ -67,7 +68,7 @@ def test_a_network_that_has_the_names_of_the_file_itself_gets_them_as_they_are(t
     source, model = (resnet(width=1, stride_in_1x1=False) for _ in range(2))
     DetectionCheckpointer(source, str(tmp_path)).save("model")
     with caplog.at_level(logging.INFO):
-        DetectionCheckpointer(model).load(str(tmp_path / "model.pth"))
+        AtomicCheckpointer(model).load(str(tmp_path / "model.pth"))
     for name, x in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], x)
     assert not [x for x in caplog.records if x.name == LOGGER or x.levelno >= logging.WARNING]
@@ -76,16 +77,17 @@ def test_a_network_that_has_the_names_of_the_file_itself_gets_them_as_they_are(t
 def test_weights_of_another_model_come_with_a_warning(tmp_path, caplog):
     source = small_source("ga_retinanet")
     path = write_published(tmp_path / "x.pth", "ga_retinanet", source.state_dict())
-    DetectionCheckpointer(small_model("da_retinanet")).load(path)
+    AtomicCheckpointer(small_model("da_retinanet")).load(path)
     (warning,) = (x.getMessage() for x in caplog.records if x.name == LOGGER)
     assert "META_ARCHITECTURE is GuidedAnchorRetinaNet, not DynamicAnchorRetinaNet" in warning
 
 
-def test_default_predictor_converts_with_one_line(tmp_path, caplog):
+def test_a_predictor_converts_with_one_line(tmp_path, caplog):
     source = small_source("free_anchor")
     path = write_published(tmp_path / "free_anchor.pth", "free_anchor", source.state_dict())
+    names = ["MODEL.CLASS_NAMES", list("abcde")]
     with caplog.at_level(logging.INFO):
-        predictor = DefaultPredictor(small_cfg("free_anchor", "MODEL.WEIGHTS", path))
+        predictor, _ = load_predictor(small_cfg("free_anchor", "MODEL.WEIGHTS", path, *names))
     (line,) = (x.getMessage() for x in caplog.records if x.name == LOGGER)
     assert line.startswith(f"Converting {path}: FreeAnchor's RetinaNet of maskrcnn-benchmark. ")
     assert "MODEL.FREE_ANCHOR.LEGACY_BOXES True" in line
@@ -111,7 +113,7 @@ def test_another_number_of_classes_is_left_as_initialised(tmp_path, caplog):
 def test_keys_that_are_not_known_are_warned_of(tmp_path, caplog):
     weights = small_source("ga_retinanet").state_dict() | {"bbox_head.centerness.weight": CONV}
     path = write_published(tmp_path / "x.pth", "ga_retinanet", weights)
-    DetectionCheckpointer(small_model()).load(path)
+    AtomicCheckpointer(small_model()).load(path)
     (warning,) = (x.getMessage() for x in caplog.records if x.levelno == logging.WARNING)
     assert "not used by the model" in warning and "bbox_head.centerness" in warning
     assert "num_batches_tracked" not in warning  # frozen batch norms do not count
@@ -123,7 +125,7 @@ def test_mmdetection_files_of_other_models_are_refused(tmp_path):
     torch.save({"state_dict": weights, "meta": {}}, path)
     message = f"{path} is of no format that is known here.*its keys are backbone.conv1.weight, "
     with pytest.raises(ValueError, match=message):
-        DetectionCheckpointer(small_model()).load(str(path))
+        AtomicCheckpointer(small_model()).load(str(path))
 
 
 IMAGE_NET = [("32x4d", 32), ("64x4d", 64)]

@@ -1,0 +1,98 @@
+"""Loading weights: no file runs code, a refused file leaves the checkpointer usable."""
+
+import os
+import pickle
+import socket
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from anchor_heads.engine import checkpoint
+from anchor_heads.engine.checkpoint import AtomicCheckpointer
+
+
+class Planted:
+    """An object whose pickle runs a command when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.fixture
+def model():
+    return nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.pth", "model.pyth"])
+def test_a_planted_command_is_not_run(tmp_path, model, name):
+    planted = tmp_path / "planted"
+    content = {"model": {"weight": np.zeros((2, 2)), "bias": Planted(planted)}, "__author__": "x"}
+    path = tmp_path / name
+    if name.endswith("pkl"):
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match="system"):
+        AtomicCheckpointer(model).load(str(path))
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], 3, {"epoch": 3, "net": {"weight": torch.zeros(2, 2)}}, {"model": [torch.zeros(2)]}],
+)
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_files_without_weights(tmp_path, model, content, suffix):
+    path = tmp_path / f"model.{suffix}"
+    if suffix == "pkl":
+        content = np.zeros(2).tolist() if isinstance(content, dict) else content
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=f"{path} has no weights"):
+        AtomicCheckpointer(model).load(str(path))
+
+
+def test_a_checkpointer_works_after_a_refused_file(tmp_path, model):
+    torch.save({"other": torch.zeros(3)}, tmp_path / "other.pth")
+    (tmp_path / "torn.pth").write_bytes(b"PK\x03\x04")
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, tmp_path / "good.pth")
+    checkpointer = AtomicCheckpointer(model)
+    for name, message in (("other", "Nothing in"), ("torn", "not complete"), ("no", "no file")):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            checkpointer.load(str(tmp_path / f"{name}.pth"))
+    checkpointer.load(str(tmp_path / "good.pth"))
+    assert model.bias.tolist() == [1, 1]
+
+
+def test_what_is_evaluated_must_be_complete(tmp_path, model):
+    torch.save({"weight": torch.ones(2, 2)}, tmp_path / "part.pth")
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.ones(3)}, tmp_path / "shape.pth")
+    checkpointer = AtomicCheckpointer(model)
+    for name in ("part", "shape"):
+        path = str(tmp_path / f"{name}.pth")
+        checkpointer.load(path)
+        with pytest.raises(ValueError, match="lacks 1 of the model's 2 parameters.*: bias"):
+            checkpointer.load_to_evaluate(path)
+        checkpointer.load_to_evaluate(path, random_weights=True)
+    with pytest.raises(ValueError, match="no weights to evaluate.*--random-weights"):
+        checkpointer.load_to_evaluate("")
+
+
+def test_an_address_that_sends_nothing(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(checkpoint, "STALLED_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        accepted = []
+        thread = threading.Thread(target=lambda: accepted.append(server.accept()), daemon=True)
+        thread.start()
+        with pytest.raises(TimeoutError, match=f"{port}/model.pth sent nothing for 0.3 seconds"):
+            AtomicCheckpointer(model).load(f"http://127.0.0.1:{port}/model.pth")
+    assert socket.getdefaulttimeout() is None
