@@ -33,11 +33,14 @@ setup(
         "matplotlib",
         "jinja2",
     ],
-    # What only some models or commands need.
+    # What only some models, commands or keys need.
     extras_require={
+        "mlflow": ["mlflow"],
         "sahi": ["sahi"],
         "supervision": ["supervision"],
         "timm": ["timm>=1.0"],
+        "trackio": ["trackio"],
+        "wandb": ["wandb"],
     },
     packages=[*find_packages(include=["anchor_heads", "anchor_heads.*"]), *METHODS, *CONFIGS],
     package_dir=METHODS | CONFIGS,

@@ -9,19 +9,14 @@ torchrun --nproc-per-node 8 train_net.py --config-file ...
 Further arguments are config keys and their values.
 """
 
-from detectron2.engine import default_argument_parser
+import sys
 
-from anchor_heads.engine import Trainer, launch, setup
+from anchor_heads.cli.errors import run_command, silence_warnings
 
+silence_warnings()  # before the imports that give them
 
-def main(args):
-    cfg = setup(args)
-    if args.eval_only:
-        return Trainer.evaluate(cfg, resume=args.resume)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
-
+from anchor_heads.engine import argument_parser, launch, train_or_evaluate  # noqa: E402
 
 if __name__ == "__main__":
-    launch(main, default_argument_parser(epilog=__doc__).parse_args())
+    args = argument_parser(epilog=__doc__).parse_args()
+    sys.exit(run_command("train_net.py", launch, train_or_evaluate, args))

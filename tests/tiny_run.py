@@ -16,12 +16,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from detectron2.engine import HookBase, default_argument_parser
+from detectron2.engine import HookBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from anchor_heads import get_cfg
-from anchor_heads.engine import Trainer, launch, setup
+from anchor_heads.engine import Trainer, argument_parser, launch, setup
 
 REPOSITORY = Path(__file__).parent.parent
 SIZES = [(64, 48), (48, 64), (64, 64)]  # width, height
@@ -109,7 +109,7 @@ def write_model(folder, *args) -> str:
 def arguments(config_file: str, *overrides, flags: tuple[str, ...] = ()):
     """The parsed command line."""
     command_line = ["--config-file", config_file, *flags, *map(str, overrides)]
-    return default_argument_parser().parse_args(command_line)
+    return argument_parser().parse_args(command_line)
 
 
 def start(script: str, *command_line, torchrun: bool = False) -> subprocess.Popen:
@@ -205,7 +205,7 @@ def train_and_record(args) -> None:
 
 if __name__ == "__main__":
     record, *command_line = sys.argv[1:]
-    parsed = default_argument_parser().parse_args(command_line)
+    parsed = argument_parser().parse_args(command_line)
     parsed.record = record
     launch(train_and_record, parsed)
 

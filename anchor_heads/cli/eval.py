@@ -7,22 +7,21 @@
 
 from anchor_heads.cli.arguments import add_config, add_weights, load_config
 from anchor_heads.cli.train import add_launch_arguments
-from anchor_heads.engine import Trainer, launch, setup
+from anchor_heads.engine import launch, train_or_evaluate
 
 
 def add_arguments(parser):
     add_config(parser)
     add_weights(parser)
+    parser.add_argument(
+        "--random-weights", action="store_true", help="evaluate although weights are as initialised"
+    )
     add_launch_arguments(parser)
-    parser.set_defaults(eval_only=True)
+    parser.set_defaults(eval_only=True, resume=False)
 
 
 def run(args):
     load_config(args)  # is --weights there?
     if args.weights:
         args.opts += ["MODEL.WEIGHTS", args.weights]
-    launch(main, args)
-
-
-def main(args):
-    Trainer.evaluate(setup(args), resume=False)
+    launch(train_or_evaluate, args)

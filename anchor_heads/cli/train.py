@@ -8,11 +8,9 @@ torchrun --nproc-per-node 8 -m anchor_heads train --config-file ...
 """
 
 import argparse
-import glob
-import os
 
 from anchor_heads.cli.arguments import add_config, add_force, add_weights, load_config
-from anchor_heads.engine import Trainer, launch, setup
+from anchor_heads.engine import launch, train_or_evaluate
 
 
 def add_arguments(parser):
@@ -34,30 +32,17 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help='address where processes meet, such as "tcp://HOST:PORT" (default: a free port here)',
     )
+    parser.add_argument(
+        "--dist-timeout",
+        type=float,
+        default=30,
+        metavar="MINUTES",
+        help="how long to wait for the processes of other machines (default: 30)",
+    )
 
 
 def run(args):
-    cfg = load_config(args)
-    if not (args.resume or args.force):
-        check_is_unused(cfg.OUTPUT_DIR)
+    load_config(args)  # is --weights there?
     if args.weights:
         args.opts += ["MODEL.WEIGHTS", args.weights]
-    launch(main, args)
-
-
-def main(args):
-    trainer = Trainer(setup(args))
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
-
-
-def check_is_unused(folder: str) -> None:
-    """
-    Raises:
-        FileExistsError: if there are checkpoints in the folder.
-    """
-    if checkpoints := sorted(glob.glob(os.path.join(glob.escape(folder), "*.pth"))):
-        raise FileExistsError(
-            f"OUTPUT_DIR {folder} has the checkpoints of another run, such as {checkpoints[0]}: "
-            "name another folder, go on with that run with --resume, or overwrite it with --force"
-        )
+    launch(train_or_evaluate, args)

@@ -1,7 +1,15 @@
 """Training and evaluation of a config, on one process or many."""
 
 from anchor_heads.engine.launch import launch
-from anchor_heads.engine.setup import load_config, setup, split_overrides
-from anchor_heads.engine.trainer import Trainer
+from anchor_heads.engine.setup import argument_parser, load_config, setup, split_overrides
+from anchor_heads.engine.trainer import Trainer, train_or_evaluate
 
-__all__ = ["Trainer", "launch", "load_config", "setup", "split_overrides"]
+__all__ = [
+    "Trainer",
+    "argument_parser",
+    "launch",
+    "load_config",
+    "setup",
+    "split_overrides",
+    "train_or_evaluate",
+]

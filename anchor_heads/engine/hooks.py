@@ -1,13 +1,196 @@
 """Hooks beside Detectron2's own."""
 
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+
 import torch
+import torch.distributed
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.evaluation import inference_context
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anchor_heads.visualization.drawing import ground_truth_beside_detections
+
+
+class AverageBatchNorms(HookBase):
+    """Before a model is saved or evaluated, gives all processes the mean of their statistics.
+
+    Each process keeps statistics of its own images. Running means are linear, so the mean of them
+    at the end is what averaging after every step would give.
+    """
+
+    def __init__(self, models: list[nn.Module], periods: list[int]):
+        """
+        Args:
+            models (list[nn.Module]): of this process.
+            periods (list[int]): after how many iterations something needs the models; 0 = never.
+        """
+        self.models = models
+        self.periods = [period for period in periods if period > 0]
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or any(done % period == 0 for period in self.periods):
+            self.average()
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Every process must call it."""
+        if comm.get_world_size() == 1:
+            return
+        norms = [norm for model in self.models for norm in get_bn_modules(model)]
+        buffers = [x for norm in norms for x in (norm.running_mean, norm.running_var)]
+        if not buffers:
+            return
+        flat = torch.cat([buffer.flatten() for buffer in buffers])
+        torch.distributed.all_reduce(flat)
+        flat /= comm.get_world_size()
+        for buffer, mean in zip(buffers, flat.split([x.numel() for x in buffers]), strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+
+class WeightAverage(HookBase):
+    """An exponential moving average of the weights and of batch norms' statistics."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        """
+        Args:
+            model (nn.Module): the model in training.
+            decay (float): the share that the average keeps of itself in each step.
+        """
+        self.model = model
+        self.average = AveragedModel(
+            model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+        )
+
+    def after_step(self):
+        self.average.update_parameters(self.model)
+
+    def state_dict(self) -> dict:
+        return self.average.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.average.load_state_dict(state)
+
+
+class SaveAtEnd(HookBase):
+    """Saves a model once, after the last iteration."""
+
+    def __init__(self, checkpointer, name: str):
+        self.checkpointer = checkpointer
+        self.name = name
+
+    def after_step(self):
+        if self.trainer.iter + 1 == self.trainer.max_iter:
+            self.checkpointer.save(self.name, iteration=self.trainer.iter)
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's, which a resumed run goes on with."""
+
+    def state_dict(self) -> dict:
+        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
+
+
+class EndOfTraining(BaseException):
+    """Ends a training before its last iteration, which is no error."""
+
+
+class EarlyStop(HookBase):
+    """Ends the training when evaluations bring no better metric; it comes after the evaluation."""
+
+    def __init__(self, period: int, metric: str, patience: int):
+        """
+        Args:
+            period (int): of the evaluation.
+            metric (str): name in the storage, such as "bbox/AP"; higher is better.
+            patience (int): the number of evaluations without a better value.
+        """
+        self.period = period
+        self.metric = metric
+        self.patience = patience
+        self.best = -math.inf
+        self.num_worse = 0
+
+    def after_step(self):
+        done = self.trainer.iter + 1
+        if done % self.period or done == self.trainer.max_iter:
+            return
+        value, _ = self.trainer.storage.latest().get(self.metric, (math.nan, 0))
+        value = comm.all_gather(value)[0]  # only the main process has results
+        self.num_worse = 0 if value > self.best else self.num_worse + 1
+        self.best = max(self.best, value)
+        if self.num_worse >= self.patience:
+            raise EndOfTraining(
+                f"{self.metric} was not above {self.best:.3f} in {self.patience} evaluations."
+            )
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "num_worse": self.num_worse}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.num_worse = state["best"], state["num_worse"]
+
+
+class EndOfStep(HookBase):
+    """Notes that a step is complete, and ends the run there if a signal has asked for it.
+
+    It comes after the hook of the learning rate, and before all that take long. A signal outside
+    of a step ends the run at once; a second one always does.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, on_stop: Callable[[], None]):
+        """
+        Args:
+            on_stop (callable): called in every process before the run ends.
+        """
+        self.on_stop = on_stop
+        self.last_complete = -1
+        self.is_in_step = False
+        self._process = os.getpid()
+        self._handlers_before: dict = {}
+
+    def before_train(self):
+        if threading.current_thread() is threading.main_thread():
+            self._handlers_before = {x: signal.signal(x, self._note_signal) for x in self.SIGNALS}
+
+    def before_step(self):
+        self.is_in_step = True
+
+    def after_step(self):
+        self.is_in_step = False
+        self.last_complete = self.trainer.iter
+        if number := self.trainer.stop_signal:
+            self.on_stop()
+            raise SystemExit(128 + number)
+
+    def after_train(self):
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        self._handlers_before = {}
+
+    def _note_signal(self, number, frame):
+        if os.getpid() != self._process:  # a worker of the data loader, which inherits this
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+        elif self.is_in_step and not self.trainer.requested_signal:
+            self.trainer.requested_signal = number
+        else:
+            raise SystemExit(128 + number)
 
 
 class PicturesInTraining(HookBase):

@@ -5,9 +5,20 @@ from detectron2.config import CfgNode
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from anchor_heads.layers import ModulatedDeformConvPack
+
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -75,7 +86,7 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict]:
 
 def _norm_and_offset_biases(model: nn.Module):
     for module in model.modules():
-        if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
+        if isinstance(module, _NORMS):
             yield module.bias
         elif isinstance(module, ModulatedDeformConvPack):
             yield module.conv_offset.bias

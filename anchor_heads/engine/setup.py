@@ -1,29 +1,59 @@
 """From command-line arguments to the config of a run."""
 
+import argparse
 import difflib
+import glob
 import logging
+import math
 import os
 from argparse import Namespace
+from contextlib import contextmanager
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, default_setup
+from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from anchor_heads import model_zoo
 from anchor_heads.config import get_cfg
+from anchor_heads.config_files import find_config
+from anchor_heads.data.class_names import note_classes
 from anchor_heads.data.coco_format import register_coco_format
+from anchor_heads.engine.run_record import write_run_record
 
 logger = logging.getLogger(__name__)
 
 
+def argument_parser(epilog: str = "") -> argparse.ArgumentParser:
+    """Detectron2's ``default_argument_parser`` with the options of this package."""
+    parser = default_argument_parser(epilog=epilog or None)
+    parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="train into a folder that has another run's checkpoints",
+    )
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="with --eval-only: evaluate although weights are as initialised",
+    )
+    parser.add_argument(
+        "--dist-timeout",
+        type=float,
+        default=30,
+        metavar="MINUTES",
+        help="how long to wait for the processes of other machines (default: 30)",
+    )
+    return parser
+
+
 def setup(args: Namespace) -> CfgNode:
-    """Make the config of a run, register its data sets, start its log.
+    """Make the config of a run, start its log, register its data sets, record what it runs.
 
     Args:
-        args (Namespace): of Detectron2's ``default_argument_parser``.
+        args (Namespace): of :func:`argument_parser` or Detectron2's ``default_argument_parser``.
 
     Returns:
         CfgNode: the frozen config.
@@ -31,36 +61,73 @@ def setup(args: Namespace) -> CfgNode:
     Raises:
         ValueError, FileNotFoundError: if there is no such config, or an override or the batch size
             does not fit; the message says what to write.
+        FileExistsError: if OUTPUT_DIR has the checkpoints of another run.
     """
-    args.config_file = find_config(args.config_file)
     cfg = load_config(args)
+    args.config_file = find_config(args.config_file)
     if not args.eval_only:
+        check_solver(cfg)
         check_batch_size(cfg, args, comm.get_world_size())
+        if not (args.resume or vars(args).get("force")):
+            check_is_unused(cfg.OUTPUT_DIR)
+    # As default_setup does it below, so that nothing is logged twice, but before data are read.
+    rank = comm.get_rank()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="anchor_heads")
     register_coco_format(cfg)
+    if not args.eval_only:
+        note_classes(cfg)
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="anchor_heads")
-    logger.info(f"Running on {cfg.MODEL.DEVICE}.")
+    with _only_warnings():  # of the environment, the config file and the whole config
+        default_setup(cfg, args)
+    if comm.is_main_process():
+        write_run_record(cfg, args)
+    logger.info(
+        f"Running on {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es). Config, command and "
+        f"versions are in config.yaml and run.json of {os.path.abspath(cfg.OUTPUT_DIR)}."
+    )
     return cfg
 
 
 def load_config(args: Namespace) -> CfgNode:
     """The config file with the overrides of the command line.
 
-    MODEL.DEVICE becomes "cpu" where it says "cuda" and there is none.
+    MODEL.DEVICE becomes "cpu" where the config says "cuda" and there is none.
 
     Args:
         args (Namespace): ``config_file`` (str), a path or the name of a shipped config, and
             ``opts`` (list[str]), keys and values in turn.
 
     Raises:
-        ValueError, FileNotFoundError: if there is no such config or key.
+        ValueError, FileNotFoundError: if there is no such config or key, or a value is not of the
+            key's type, or MODEL.DEVICE is overridden with a device that there is not.
     """
+    cfg = merge_config(args)
+    _check_pixels(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        if "MODEL.DEVICE" in args.opts[::2]:
+            raise ValueError(
+                f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no GPU. Write MODEL.DEVICE "
+                "cpu to run without one."
+            )
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def merge_config(args: Namespace) -> CfgNode:
+    """The config as written, for whatever device."""
     cfg = _file_config(args)
     _check_overrides(cfg, args.opts)
-    cfg.merge_from_list(args.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    for key, value in zip(args.opts[::2], args.opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (AssertionError, KeyError, ValueError, SyntaxError):
+            known = _value(cfg, key)
+            raise ValueError(
+                f"{key} {value}: a value of this key is of the type {type(known).__name__}, such "
+                f"as {known!r}."
+            ) from None
     return cfg
 
 
@@ -72,20 +139,44 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:first_key], arguments[first_key:]
 
 
-def find_config(config_file: str) -> str:
-    """The path of a config: a file as it is, or a shipped config by name."""
-    if not config_file:
-        raise ValueError(
-            "--config-file is missing. Shipped configs: " + ", ".join(model_zoo.list_configs())
+def check_is_unused(folder: str) -> None:
+    """Check that a run that starts anew overwrites no other.
+
+    Raises:
+        FileExistsError: if there are checkpoints in the folder.
+    """
+    if checkpoints := sorted(glob.glob(os.path.join(glob.escape(folder), "*.pth"))):
+        raise FileExistsError(
+            f"OUTPUT_DIR {folder} has the checkpoints of another run, such as {checkpoints[0]}: "
+            "name another folder, go on with that run with --resume, or overwrite it with --force."
         )
-    if PathManager.isfile(config_file):
-        return config_file
-    try:
-        return model_zoo.get_config_file(config_file)
-    except ValueError as error:
-        raise FileNotFoundError(
-            f"There is no config file {os.path.abspath(config_file)}. {error}"
-        ) from None
+
+
+def check_solver(cfg: CfgNode) -> None:
+    """Check the numbers of a training.
+
+    Raises:
+        ValueError: if there is nothing to train with one of them.
+    """
+    solver = cfg.SOLVER
+    for key, least in (("MAX_ITER", 1), ("CHECKPOINT_PERIOD", 1), ("GRADIENT_ACCUMULATION", 1)):
+        if solver[key] < least:
+            raise ValueError(f"SOLVER.{key} is {solver[key]}; it must be at least {least}.")
+    if not 0 <= solver.BASE_LR < math.inf:
+        raise ValueError(
+            f"SOLVER.BASE_LR is {solver.BASE_LR}; it must be a finite number from 0 on."
+        )
+    if not 0 <= solver.EMA_DECAY < 1:
+        raise ValueError(f"SOLVER.EMA_DECAY is {solver.EMA_DECAY}; it must be in [0, 1).")
+    if cfg.TEST.EVAL_PERIOD < 0:
+        raise ValueError(
+            f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD}; write 0 to evaluate only at the end."
+        )
+    if solver.EARLY_STOP_PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD):
+        raise ValueError(
+            "SOLVER.EARLY_STOP_PATIENCE needs TEST.BEST_METRIC, such as bbox/AP, and "
+            "TEST.EVAL_PERIOD, the iterations between two evaluations."
+        )
 
 
 def check_batch_size(cfg: CfgNode, args: Namespace, num_processes: int) -> None:
@@ -103,6 +194,7 @@ def check_batch_size(cfg: CfgNode, args: Namespace, num_processes: int) -> None:
     batch_size, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
     divisor = reference or num_processes
     if batch_size > 0 and batch_size % divisor == 0:
+        _check_parts(cfg, batch_size // divisor)
         return
     meaning = (
         f"is for SOLVER.REFERENCE_WORLD_SIZE {reference} processes"
@@ -114,6 +206,15 @@ def check_batch_size(cfg: CfgNode, args: Namespace, num_processes: int) -> None:
         f"divided among {divisor}. For this run with {num_processes} process(es), write instead: "
         + _scaled_overrides(cfg, args, num_processes)
     )
+
+
+def _check_parts(cfg: CfgNode, images_per_process: int) -> None:
+    parts = cfg.SOLVER.GRADIENT_ACCUMULATION
+    if images_per_process % parts:
+        raise ValueError(
+            f"SOLVER.GRADIENT_ACCUMULATION is {parts}, and the {images_per_process} image(s) that "
+            "each process has of a batch cannot be divided into so many parts."
+        )
 
 
 def _scaled_overrides(cfg: CfgNode, args: Namespace, num_processes: int) -> str:
@@ -133,6 +234,10 @@ def _scaled_overrides(cfg: CfgNode, args: Namespace, num_processes: int) -> str:
 
 
 def _file_config(args: Namespace) -> CfgNode:
+    if not args.config_file:
+        raise ValueError(
+            "--config-file is missing. Shipped configs: " + ", ".join(model_zoo.list_configs())
+        )
     config_file = find_config(args.config_file)
     cfg = get_cfg()
     try:
@@ -143,14 +248,30 @@ def _file_config(args: Namespace) -> CfgNode:
 
 
 def _check_overrides(cfg: CfgNode, overrides: list[str]) -> None:
-    if len(overrides) % 2:
-        raise ValueError(f"Overrides are pairs of key and value, not {' '.join(overrides)}")
+    overrides = [str(x) for x in overrides]
     keys = _keys(cfg)
-    for key in overrides[::2]:
+    for i in range(0, len(overrides), 2):
+        key = overrides[i]
+        if key.startswith("--"):
+            raise ValueError(f"{key} stands behind config keys: write options before them.")
+        if "=" in key and key.split("=")[0] in keys:
+            raise ValueError(f"Overrides are KEY VALUE, not {key}: {key.replace('=', ' ', 1)}")
         if key not in keys:
             similar = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
             hint = f" Similar keys: {', '.join(similar)}." if similar else ""
             raise ValueError(f"There is no config key {key}.{hint}")
+        if isinstance(_value(cfg, key), CfgNode):
+            raise ValueError(
+                f"{key} is a group of keys, such as {key}.{next(iter(_value(cfg, key)))}."
+            )
+        if i + 1 == len(overrides) or (overrides[i + 1] in keys and len(overrides) % 2):
+            raise ValueError(f"Overrides are pairs of key and value, and {key} has no value.")
+
+
+def _value(cfg: CfgNode, key: str):
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -160,3 +281,20 @@ def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
         if isinstance(value, CfgNode):
             keys += _keys(value, f"{prefix}{name}.")
     return keys
+
+
+def _check_pixels(cfg: CfgNode) -> None:
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        values = cfg.MODEL[key]
+        if not all(math.isfinite(x) and (x > 0 or key == "PIXEL_MEAN") for x in values):
+            allowed = "finite" if key == "PIXEL_MEAN" else "finite and above 0"
+            raise ValueError(f"MODEL.{key} is {values}; its numbers must be {allowed}.")
+
+
+@contextmanager
+def _only_warnings():
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

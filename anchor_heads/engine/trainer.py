@@ -3,29 +3,55 @@
 import logging
 import os
 import weakref
+from argparse import Namespace
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
 from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
+from torch.utils.data import DataLoader
 
+import anchor_heads
 from anchor_heads.data.checks import check_datasets
-from anchor_heads.data.loader import build_train_loader, run_seed
+from anchor_heads.data.loader import ResumableBatches, build_train_loader, run_seed
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
-from anchor_heads.engine.hooks import PicturesInTraining
+from anchor_heads.engine.hooks import (
+    AverageBatchNorms,
+    BestCheckpointer,
+    EarlyStop,
+    EndOfStep,
+    EndOfTraining,
+    PicturesInTraining,
+    SaveAtEnd,
+    WeightAverage,
+)
+from anchor_heads.engine.lazy import is_lazy, train_or_evaluate_lazy
 from anchor_heads.engine.optimizer import build_optimizer
-from anchor_heads.engine.train_step import NonFiniteError, TrainStep
+from anchor_heads.engine.resume import (
+    apply_settings,
+    check_resumed_config,
+    newest_healthy_checkpoint,
+    optimizer_settings,
+    scale_to_epochs,
+    total_losses_are_sane,
+)
+from anchor_heads.engine.setup import setup
+from anchor_heads.engine.trackers import build_trackers
+from anchor_heads.engine.train_step import StepError, TrainStep
 from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator
-from anchor_heads.modeling.distributed import unwrap
+from anchor_heads.modeling.distributed import for_all_processes, unwrap
 from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.modeling.test_time_augmentation import build_tta, build_tta_test_loader
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -33,7 +59,8 @@ class Trainer(DefaultTrainer):
 
     Beyond :class:`DefaultTrainer`, it also trains on the CPU with several processes or in mixed
     precision, resumes with exactly the images, random numbers and state that the stopped run would
-    have gone on with, and stops before a non-finite loss spoils the weights.
+    have gone on with, stops before a non-finite loss spoils the weights, and saves a checkpoint
+    however it ends. Every ``build_*`` method can be overridden as in Detectron2.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -42,32 +69,34 @@ class Trainer(DefaultTrainer):
             cfg (CfgNode): the full config.
 
         Raises:
-            ValueError, FileNotFoundError: if the data sets cannot be used or do not fit the model.
+            ValueError, FileNotFoundError: if the data sets cannot be used or do not fit the model,
+                or the config asks for an evaluation that the model or the data cannot have.
         """
-        # DefaultTrainer's own __init__ would build parts that are replaced here.
+        # DefaultTrainer's own __init__ has the same parts in the same order, but cannot wrap a
+        # model for several processes on the CPU, and builds its step and checkpointer itself.
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):  # without setup()
             setup_logger()
         check_datasets(cfg)
         self.check_evaluators(cfg)
-        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg = scale_to_epochs(cfg)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
 
         model = self.build_model(cfg)
-        self.check_test_more(cfg, model)
+        self.check_extra_evaluations(cfg, model)
+        _write_model(model, cfg.OUTPUT_DIR)
         optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self._trainer = TrainStep(
-            _for_all_processes(model),
-            optimizer,
-            seed=run_seed(cfg),
-            mixed_precision=cfg.SOLVER.AMP.ENABLED,
-        )
-        self.checkpointer = AtomicCheckpointer(
-            self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self._trainer = self.build_step(cfg, for_all_processes(model), optimizer)
+        self.checkpointer = self.build_checkpointer(cfg)
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg):
+        """Same as Detectron2's, which also logs hundreds of lines; they are in model.txt."""
+        return build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -75,9 +104,32 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg, start_iter=0, seed=None):
-        """See :func:`anchor_heads.data.loader.build_train_loader`."""
-        return build_train_loader(cfg, start_iter, seed)
+    def build_train_loader(cls, cfg):
+        """See :func:`anchor_heads.data.loader.build_train_loader`, which takes a mapper of yours.
+
+        A loader of another kind starts anew when a run is resumed.
+        """
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_step(cls, cfg, model, optimizer) -> TrainStep:
+        """The object whose ``run_step`` takes a step."""
+        return TrainStep(
+            model,
+            optimizer,
+            seed=run_seed(cfg),
+            mixed_precision=cfg.SOLVER.AMP.ENABLED,
+            num_parts=cfg.SOLVER.GRADIENT_ACCUMULATION,
+        )
+
+    def build_checkpointer(self, cfg) -> AtomicCheckpointer:
+        """What saves and loads the model with the state of the training.
+
+        Checkpoints also have the config, the classes and this package's version.
+        """
+        return AtomicCheckpointer(
+            self.model, cfg.OUTPUT_DIR, extra=_extra(cfg), trainer=weakref.proxy(self)
+        )
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -90,45 +142,211 @@ class Trainer(DefaultTrainer):
         """See :func:`anchor_heads.evaluation.build_evaluator`."""
         return build_evaluator(cfg, dataset_name)
 
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's writers, and those of EXPERIMENT_TRACKERS."""
+        return [*super().build_writers(), *build_trackers(self.cfg)]
+
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks; beside its evaluation, the other evaluations and pictures."""
-        ret = super().build_hooks()
-        ours = [hooks.EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model))]
-        model = unwrap(self.model)
-        if self.cfg.VIS_PERIOD and comm.is_main_process() and isinstance(model, DenseDetector):
-            metadata = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0])
-            ours.append(
-                PicturesInTraining(model, self.cfg.VIS_PERIOD, self.cfg.INPUT.FORMAT, metadata)
+        """Detectron2's hooks, and those of this package at their places among them."""
+        cfg, model = self.cfg, unwrap(self.model)
+        timer, scheduler, precise_norms, *rest = super().build_hooks()
+        periods = [cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD]
+        evaluation = next(i for i, hook in enumerate(rest) if isinstance(hook, hooks.EvalHook))
+        saving, evaluating = rest[:evaluation], [rest[evaluation]]
+        writing = rest[evaluation + 1 :]
+
+        models = [model]
+        before_saving: list[HookBase | None] = []
+        if cfg.SOLVER.EMA_DECAY:
+            average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
+            models.append(average.average.module)
+            before_saving.append(average)
+            saving.append(self._saver_of_average(average))
+            evaluating.append(
+                hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._test_average(average))
             )
-        # Before the writer, which comes last and writes what they put into the storage.
-        evaluation = next(i for i, hook in enumerate(ret) if isinstance(hook, hooks.EvalHook))
-        return ret[: evaluation + 1] + ours + ret[evaluation + 1 :]
+        self._batch_norms = AverageBatchNorms(models, periods)
+        self._end_of_step = EndOfStep(self._save_on_signal)
+        before_saving += [self._end_of_step, precise_norms, self._batch_norms]
+        evaluating.append(
+            hooks.EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model))
+        )
+        if cfg.TEST.BEST_METRIC and comm.is_main_process():
+            checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
+            evaluating.append(
+                BestCheckpointer(cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC)
+            )
+        if cfg.SOLVER.EARLY_STOP_PATIENCE:
+            patience = cfg.SOLVER.EARLY_STOP_PATIENCE
+            writing.append(EarlyStop(cfg.TEST.EVAL_PERIOD, cfg.TEST.BEST_METRIC, patience))
+        if cfg.VIS_PERIOD and comm.is_main_process() and isinstance(model, DenseDetector):
+            metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+            evaluating.append(PicturesInTraining(model, cfg.VIS_PERIOD, cfg.INPUT.FORMAT, metadata))
+        # The writer comes after all that put something into the storage.
+        return [timer, scheduler, *before_saving, *saving, *evaluating, *writing]
 
     @property
     def current_batch(self) -> list[dict]:
         """This process's images of the current iteration, as the mapper made them."""
         return self._trainer.batch
 
+    @property
+    def stop_signal(self) -> int:
+        """See :class:`TrainStep`."""
+        return self._trainer.stop_signal
+
+    @property
+    def requested_signal(self) -> int:
+        """See :class:`TrainStep`."""
+        return self._trainer.requested_signal
+
+    @requested_signal.setter
+    def requested_signal(self, number: int) -> None:
+        self._trainer.requested_signal = number
+
+    def resume_or_load(self, resume=True):
+        """Same as Detectron2's, with settings of the config that take effect in a resumed run.
+
+        Learning rate, weight decay, momentum and the length of the run are those of the config;
+        what differs from the stopped run is said.
+
+        Raises:
+            ValueError: if ``last_checkpoint`` is missing or names no whole checkpoint, or the
+                checkpoint is of another model or optimizer.
+        """
+        path = self.checkpointer.checkpoint_to_resume() if resume else ""
+        if not path:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            return
+        check_resumed_config(path, self.cfg, unwrap(self.model), self.optimizer)
+        settings = optimizer_settings(self.optimizer, self.scheduler)
+        self.checkpointer.load(path, complete=True)
+        apply_settings(settings, self.optimizer, self.scheduler)
+        self.start_iter = self.iter + 1
+
     def train(self):
-        """Train from ``start_iter`` on; see :meth:`DefaultTrainer.train`."""
+        """Train from ``start_iter`` on; see :meth:`DefaultTrainer.train`.
+
+        However the training ends, a checkpoint of its last whole step is left behind.
+        """
         # Not earlier: resuming decides where the images start, and by which seed.
-        self.data_loader = self.build_train_loader(self.cfg, self.start_iter, self._trainer.seed)
-        return super().train()
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self._trainer.seed
+        self.data_loader = loader = self.build_train_loader(cfg)
+        if isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, ResumableBatches):
+            loader.batch_sampler.start = self.start_iter
+        elif self.start_iter:
+            logger.warning("This data loader cannot be resumed: it starts anew.")
+        try:
+            return super().train()
+        except EndOfTraining as reason:
+            logger.info(f"The training ends after iteration {self.iter}: {reason}")
+        except StepError as error:
+            raise type(error)(f"{error} {self._keep_good_weights()}") from None
+        except BaseException as error:
+            reason = "a signal" if isinstance(error, SystemExit) else type(error).__name__
+            logger.error(f"Stopped by {reason}. {self._save_last_step()}")
+            raise
 
     def run_step(self):
-        """Take one step; if it fails, save the weights before it, to be resumed from."""
         try:
             super().run_step()
-        except NonFiniteError as error:
-            self.iter -= 1  # the last iteration that counts
-            self.checkpointer.save("model_last_good", iteration=self.iter)
-            comm.synchronize()  # the first process to end takes the others with it
-            file = self.checkpointer.get_checkpoint_file()
-            raise NonFiniteError(
-                f"{error} The weights before it are in {file}. --resume goes on from there, at the "
-                "learning rate that the run began with; to start anew with these weights, and "
-                f"another learning rate, write MODEL.WEIGHTS {file}."
-            ) from None
+        except BaseException:
+            self.iter -= 1  # the last iteration that counts: a failed run is not evaluated
+            raise
+
+    def after_step(self):
+        try:
+            super().after_step()
+        except EndOfTraining:
+            self._batch_norms.average()
+            self.checkpointer.save("model_final", iteration=self.iter)
+            self.max_iter = self.iter + 1  # so that what comes after a training does
+            raise
+
+    def _save_on_signal(self) -> None:
+        self._batch_norms.average()
+        self._save_last_step()
+
+    def _save_last_step(self) -> str:
+        """Save the state after the last whole step, if nothing has; says what was done."""
+        done = self._end_of_step.last_complete
+        if done < self.start_iter or not self._trainer.is_consistent:
+            return "No step was completed, so no checkpoint was written."
+        name = "model_final" if done + 1 == self.max_iter else f"model_{done:07d}"
+        path = os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
+        if comm.is_main_process() and self.checkpointer.get_checkpoint_file() != path:
+            self.iter = done
+            try:
+                self.checkpointer.save(name, iteration=done)
+            except OSError as error:
+                return str(error)
+        return f"The checkpoint after iteration {done} is {path}: go on with --resume."
+
+    def _keep_good_weights(self) -> str:
+        """After a step that failed: save the weights before it unless they are spoilt.
+
+        Returns:
+            str: what to go on from.
+        """
+        self.iter = done = self._end_of_step.last_complete
+        if done < self.start_iter:
+            return "It was the first step, so there are no weights of this run to go on from."
+        history = self.storage.histories().get("total_loss")
+        losses = {i: value for value, i in history.values()} if history else {}
+        now = comm.all_gather(self._trainer.loss_of_last_batch())
+        if None not in now and total_losses_are_sane(now, losses):
+            path = self._save_and_name("model_last_good")
+            return (
+                f"The weights before it are in {path}. --resume goes on from there; a "
+                "SOLVER.BASE_LR that is written beside it takes effect."
+            )
+        healthy = self._go_back_to_healthy(losses)
+        to_resume = (
+            f"The last healthy checkpoint is {healthy}, from which --resume goes on; a "
+            "SOLVER.BASE_LR that is written beside it takes effect."
+            if healthy
+            else "There is no earlier checkpoint that is known to be healthy."
+        )
+        if None in now:
+            path = self._save_and_name(f"model_{done:07d}", tag=not healthy)
+            return (
+                f"The model fails with the batch of iteration {done}, too, so the weights in "
+                f"{path} may be spoilt. {to_resume}"
+            )
+        return (
+            f"The weights before it were spoilt already (the batch of iteration {done} now has a "
+            f"loss of {max(now):.3g}), so they were not saved. {to_resume}"
+        )
+
+    def _save_and_name(self, name: str, tag: bool = True) -> str:
+        self._batch_norms.average()
+        before = self.checkpointer.get_checkpoint_file()
+        self.checkpointer.save(name, iteration=self.iter)
+        if not tag and comm.is_main_process():
+            self.checkpointer.tag_last_checkpoint(os.path.basename(before))
+        comm.synchronize()  # the first process to end takes the others with it
+        return os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
+
+    def _go_back_to_healthy(self, losses: dict[int, float]) -> str:
+        """Let ``last_checkpoint`` name the newest checkpoint that is healthy; returns its path."""
+        path = ""
+        if comm.is_main_process():
+            path = newest_healthy_checkpoint(self.cfg.OUTPUT_DIR, losses)
+            if path:
+                self.checkpointer.tag_last_checkpoint(os.path.basename(path))
+        return comm.all_gather(path)[0]
+
+    def _saver_of_average(self, average: WeightAverage) -> HookBase:
+        checkpointer = AtomicCheckpointer(
+            average.average.module, self.cfg.OUTPUT_DIR, tag=False, extra=_extra(self.cfg)
+        )
+        return SaveAtEnd(checkpointer, "model_final_ema")
+
+    def _test_average(self, average: WeightAverage) -> dict:
+        results = self.test(_in_folders_of(self.cfg, "EMA"), average.average.module)
+        return _with_suffix(results, "_EMA", several=len(self.cfg.DATASETS.TEST) > 1)
 
     @classmethod
     def run_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> dict:
@@ -144,10 +362,10 @@ class Trainer(DefaultTrainer):
         results = {name: {} for name in cfg.DATASETS.TEST}
         for name, found in results.items():
             if cfg.TEST.AUG.ENABLED:
-                evaluator = cls.build_evaluator(_in_folders_of_tta(cfg), name)
+                evaluator = cls.build_evaluator(_in_folders_of(cfg, "TTA"), name)
                 loader = build_tta_test_loader(cfg, name)
                 augmented = inference_on_dataset(build_tta(cfg, model), loader, evaluator)
-                found |= {f"{task}_TTA": metrics for task, metrics in augmented.items()}
+                found |= _with_suffix(augmented, "_TTA")
             if cfg.TEST.NMS_RECALL:
                 loader = cls.build_test_loader(cfg, name)
                 with candidates_before_nms(model):
@@ -162,7 +380,7 @@ class Trainer(DefaultTrainer):
             cls.build_evaluator(cfg, name)
 
     @classmethod
-    def check_test_more(cls, cfg: CfgNode, model: nn.Module) -> None:
+    def check_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> None:
         """Raise at once what :meth:`run_extra_evaluations` would raise after the training.
 
         Raises:
@@ -175,7 +393,7 @@ class Trainer(DefaultTrainer):
                 pass
 
     @classmethod
-    def evaluate(cls, cfg: CfgNode, resume: bool = False) -> dict:
+    def evaluate(cls, cfg: CfgNode, resume: bool = False, random_weights: bool = False) -> dict:
         """Evaluate without training: build the model, load its weights, run all evaluations.
 
         The results are also written to OUTPUT_DIR: metrics.json and TensorBoard.
@@ -183,16 +401,22 @@ class Trainer(DefaultTrainer):
         Args:
             cfg (CfgNode): the full config.
             resume (bool): whether the last checkpoint in OUTPUT_DIR goes before MODEL.WEIGHTS.
+            random_weights (bool): whether weights may stay as initialised.
 
         Returns:
             dict: task -> metric -> number; with several test sets, one such dict for each.
+
+        Raises:
+            ValueError: if there are no weights for all of the model, and ``random_weights`` is
+                False.
         """
         check_datasets(cfg, train=False)
         cls.check_evaluators(cfg)
         model = cls.build_model(cfg)
-        cls.check_test_more(cfg, model)
+        cls.check_extra_evaluations(cfg, model)
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
-        checkpoint = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        path = checkpointer.checkpoint_to_resume() if resume else ""
+        checkpoint = checkpointer.load_to_evaluate(path or cfg.MODEL.WEIGHTS, random_weights)
         results = cls.test(cfg, model)
         for name, more in cls.run_extra_evaluations(cfg, model).items():
             results[name] = {**results.get(name, {}), **more}
@@ -202,21 +426,59 @@ class Trainer(DefaultTrainer):
         return results
 
 
-def _for_all_processes(model: nn.Module) -> nn.Module:
-    """The model, wrapped for distributed training where there are several processes."""
-    is_cpu = next(model.parameters()).device.type == "cpu"
-    device_ids = {"device_ids": None} if is_cpu else {}
-    return create_ddp_model(model, broadcast_buffers=False, **device_ids)
+def train_or_evaluate(args: Namespace) -> dict | None:
+    """What train_net.py does in each process: train, or with ``--eval-only`` evaluate.
+
+    Args:
+        args (Namespace): of :func:`argument_parser` or Detectron2's ``default_argument_parser``.
+    """
+    if is_lazy(args.config_file):
+        return train_or_evaluate_lazy(args)
+    cfg = setup(args)
+    if args.eval_only:
+        random_weights = vars(args).get("random_weights", False)
+        return Trainer.evaluate(cfg, resume=args.resume, random_weights=random_weights)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
 
 
-def _in_folders_of_tta(cfg: CfgNode) -> CfgNode:
-    """The config with folders of their own for the results of test-time augmentation."""
+def _extra(cfg: CfgNode) -> dict:
+    """What every checkpoint has beside the weights."""
+    return {
+        "config": cfg.dump(),
+        "class_names": list(cfg.MODEL.CLASS_NAMES),
+        "category_ids": list(cfg.MODEL.CATEGORY_IDS),
+        "anchor_heads": anchor_heads.__version__,
+    }
+
+
+def _write_model(model: nn.Module, output_dir: str) -> None:
+    if not comm.is_main_process():
+        return
+    os.makedirs(output_dir, exist_ok=True)
+    path = os.path.join(output_dir, "model.txt")
+    with open(path, "w") as file:
+        file.write(f"{model}\n")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(f"{type(model).__name__} with {count:,} parameters; its modules are in {path}.")
+
+
+def _in_folders_of(cfg: CfgNode, name: str) -> CfgNode:
+    """The config with folders of their own for the results of another kind of evaluation."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "TTA")
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, name)
     if cfg.TEST.SHOW_DIR:
-        cfg.TEST.SHOW_DIR = os.path.join(cfg.TEST.SHOW_DIR, "TTA")
+        cfg.TEST.SHOW_DIR = os.path.join(cfg.TEST.SHOW_DIR, name)
     return cfg
+
+
+def _with_suffix(results: dict, suffix: str, several: bool = False) -> dict:
+    """The results under the names of their tasks with a suffix; ``several``: of several sets."""
+    if several:
+        return {name: _with_suffix(found, suffix) for name, found in results.items()}
+    return {f"{task}{suffix}": metrics for task, metrics in results.items()}
 
 
 def _write_results(results: dict, output_dir: str, iteration: int) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed
+from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -31,6 +32,13 @@ def sum_over_processes(count: float, device: torch.device) -> Tensor:
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
     return total
+
+
+def for_all_processes(model: nn.Module) -> nn.Module:
+    """The model, wrapped for distributed training where there are several processes."""
+    is_cpu = next(model.parameters()).device.type == "cpu"
+    device_ids = {"device_ids": None} if is_cpu else {}
+    return create_ddp_model(model, broadcast_buffers=False, **device_ids)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

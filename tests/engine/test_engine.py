@@ -210,21 +210,42 @@ def test_mixed_precision_on_the_cpu(tmp_path, make_config):
     assert total != mixed_total == pytest.approx(total, rel=0.02)
 
 
-def test_without_a_gpu_the_run_is_on_the_cpu(make_config, monkeypatch, capsys):
+def test_without_a_gpu_the_run_is_on_the_cpu(make_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with loggers_as_before():
-        cfg = setup(arguments(make_config(), "MODEL.DEVICE", "cuda"))
-    assert cfg.MODEL.DEVICE == "cpu"
-    assert "Running on cpu" in capsys.readouterr().out
+    config = make_config("FreeAnchorRetinaNet", "MODEL.DEVICE", "cuda")
+    assert load_config(arguments(config)).MODEL.DEVICE == "cpu"
 
 
-def test_more_processes_than_gpus(make_config, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    overrides = ["MODEL.DEVICE", "cuda"]
-    args = arguments(make_config(), *overrides, flags=("--num-gpus", "2"))
-    with pytest.raises(ValueError, match="--num-gpus is 2.* has 1.*MODEL.DEVICE cpu"):
-        launch(print, args)
+@pytest.mark.parametrize(
+    "num_gpus, found, overrides, message",
+    [
+        (2, 1, ["MODEL.DEVICE", "cuda"], "--num-gpus is 2.* finds 1 .*MODEL.DEVICE cpu"),
+        (2, 0, [], "--num-gpus is 2.* finds 0 .*MODEL.DEVICE cpu"),
+        (1, 0, ["MODEL.DEVICE", "cuda"], "MODEL.DEVICE is cuda, but PyTorch finds no GPU"),
+    ],
+)
+def test_gpus_that_are_asked_for_must_be_there(
+    make_config, monkeypatch, num_gpus, found, overrides, message
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    config = make_config("FreeAnchorRetinaNet", "MODEL.DEVICE", "cuda")
+    with pytest.raises(ValueError, match=message):
+        launch(print, arguments(config, *overrides, flags=("--num-gpus", str(num_gpus))))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--num-gpus", "-1"], "--num-gpus is -1; it must be at least 1"),
+        (["--num-machines", "0"], "--num-machines is 0; it must be at least 1"),
+        (["--num-machines", "2", "--machine-rank", "2"], "--machine-rank is 2; .* from 0 to 1"),
+        (["--num-machines", "2"], "--dist-url is auto; for several machines it must be the addr"),
+    ],
+)
+def test_numbers_of_machines_and_processes(make_config, flags, message):
+    with pytest.raises(ValueError, match=message):
+        launch(print, arguments(make_config(), flags=tuple(flags)))
 
 
 # --- the config ---
@@ -241,7 +262,14 @@ def test_a_shipped_config_by_name():
         ("", [], ValueError, "--config-file is missing.*free_anchor/"),
         ("no/such.yaml", [], FileNotFoundError, "no/such.yaml"),
         ("tiny", ["SOLVER.BASE_RL", 1], ValueError, "no config key SOLVER.BASE_RL.*SOLVER.BASE_LR"),
-        ("tiny", ["SOLVER.BASE_LR"], ValueError, "pairs of key and value"),
+        ("tiny", ["SOLVER.BASE_LR"], ValueError, "pairs of key and value, and SOLVER.BASE_LR has"),
+        ("tiny", ["SEED", "SOLVER.BASE_LR", 1], ValueError, "and SEED has no value.$"),
+        ("tiny", ["SEED", 1, "--num-gpus", 2], ValueError, "^--num-gpus stands behind config keys"),
+        ("tiny", ["SOLVER.BASE_LR=1"], ValueError, "KEY VALUE, not .*: SOLVER.BASE_LR 1$"),
+        ("tiny", ["MODEL", 3], ValueError, "^MODEL is a group of keys, such as MODEL.[A-Z_]*.$"),
+        ("tiny", ["SOLVER.MAX_ITER", "x"], ValueError, "SOLVER.MAX_ITER x: .*type int, such as 4"),
+        ("tiny", ["MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]"], ValueError, "PIXEL_STD .* above 0"),
+        ("tiny", ["MODEL.PIXEL_MEAN", "[1.0, 1e999, 1.0]"], ValueError, "PIXEL_MEAN .*finite"),
         ("wrong", [], ValueError, "config.yaml.*MODEL.NO_SUCH_KEY"),
     ],
 )
@@ -253,6 +281,24 @@ def test_a_config_that_is_wrong(make_config, config_file, overrides, error, mess
         config_file = str(path)
     with pytest.raises(error, match=message):
         launch(print, arguments(config_file, *overrides))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("SOLVER.MAX_ITER", 0),
+        ("SOLVER.MAX_ITER", -5),
+        ("SOLVER.CHECKPOINT_PERIOD", 0),
+        ("SOLVER.BASE_LR", float("nan")),
+        ("SOLVER.GRADIENT_ACCUMULATION", 0),
+        ("SOLVER.EMA_DECAY", 1.0),
+        ("TEST.EVAL_PERIOD", -1),
+        ("SOLVER.EARLY_STOP_PATIENCE", 2),
+    ],
+)
+def test_numbers_that_cannot_be(make_config, key, value):
+    with pytest.raises(ValueError, match=f"^{key} "):
+        setup(arguments(make_config(), key, value))
 
 
 FOR_8 = ["SOLVER.REFERENCE_WORLD_SIZE", 8, "SOLVER.IMS_PER_BATCH", 16, "SOLVER.BASE_LR", 0.01]
@@ -355,7 +401,7 @@ def test_evaluating_several_data_sets(tmp_path, make_config):
     entries = [*load_config(args).DATASETS.COCO_FORMAT, second]
     args.opts = ["DATASETS.COCO_FORMAT", str(entries), "DATASETS.TEST", str(names)]
     with loggers_as_before():
-        results = Trainer.evaluate(setup(args))
+        results = Trainer.evaluate(setup(args), random_weights=True)
     assert set(results) == set(names)
     assert all({"bbox", "nms_recall"} <= found.keys() for found in results.values())
 
@@ -363,7 +409,7 @@ def test_evaluating_several_data_sets(tmp_path, make_config):
 def test_expected_results_decide_the_exit(make_config):
     config = make_config("FreeAnchorRetinaNet", "TEST.EXPECTED_RESULTS", [["bbox", "AP", 99, 0.5]])
     with loggers_as_before(), pytest.raises(SystemExit):
-        Trainer.evaluate(setup(arguments(config)))
+        Trainer.evaluate(setup(arguments(config)), random_weights=True)
     with pytest.raises(SystemExit):
         train(arguments(config))
 

@@ -38,7 +38,7 @@ def assert_same_steps(lines, others):
 
 def kill_after(process, record, step: int, delay: float) -> None:
     """Kill a run hard, ``delay`` seconds after it has finished a step."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not record.exists() or f'"iteration": {step},' not in record.read_text():
         assert process.poll() is None, finish(process)[1]
         assert time.monotonic() < deadline

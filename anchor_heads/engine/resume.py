@@ -1,0 +1,204 @@
+"""What a resumed run takes from its checkpoint, and what from its config."""
+
+import logging
+import math
+import os
+import statistics
+import zipfile
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.solver import LRMultiplier
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+# A loss this many times the median of a run's losses means that the weights are spoilt.
+SPOILT = 100
+# Have no effect on what is learned.
+UNIMPORTANT = (
+    "OUTPUT_DIR",
+    "VIS_PERIOD",
+    "MODEL.WEIGHTS",
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+)
+
+
+def read_checkpoint_entries(path: str) -> dict:
+    """The entries of a training run's checkpoint; tensors stay in the file until they are used."""
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+
+def check_resumed_config(
+    path: str, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Compare a checkpoint with the config and the parts of the run that is to go on from it.
+
+    Settings that differ and take effect are logged.
+
+    Args:
+        path (str): the checkpoint.
+        cfg (CfgNode): of the resumed run.
+        model (nn.Module): made from it, not wrapped.
+        optimizer (Optimizer): of the model.
+
+    Raises:
+        ValueError: if the checkpoint is of another model or optimizer; names the keys that differ.
+    """
+    checkpoint = read_checkpoint_entries(path)
+    changed = changed_keys(checkpoint.get("config", ""), cfg)
+
+    shapes = {name: x.shape for name, x in checkpoint["model"].items()}
+    fits = shapes == {name: x.shape for name, x in model.state_dict().items()}
+    kinds = [
+        key
+        for key in changed
+        if key.startswith("MODEL.") and key.endswith(("NAME", "ARCHITECTURE"))
+    ]
+    if kinds or not fits:
+        keys = kinds or [key for key in changed if key.startswith("MODEL.")]
+        raise ValueError(
+            f"--resume: {path} is a checkpoint of another model. {_describe(changed, keys)} Give "
+            "the config of the stopped run, or another OUTPUT_DIR."
+        )
+    saved = checkpoint["trainer"]["_trainer"]["optimizer"]["param_groups"]
+    keys = [key for key in changed if key.startswith("SOLVER.")]
+    if saved[0].keys() - {"initial_lr"} != optimizer.param_groups[0].keys() - {"initial_lr"}:
+        raise ValueError(
+            f"--resume: {path} has the state of another optimizer. "
+            f"{_describe(changed, [key for key in keys if 'OPTIMIZER' in key])} Resume with the "
+            "optimizer of the stopped run, or start anew with MODEL.WEIGHTS."
+        )
+    if [len(x["params"]) for x in saved] != [len(x["params"]) for x in optimizer.param_groups]:
+        raise ValueError(
+            f"--resume: the optimizer in {path} has the parameters in other groups. "
+            f"{_describe(changed, keys)} Resume with the values of the stopped run."
+        )
+    for key, (old, new) in changed.items():
+        effect = "the seed of the stopped run stays" if key == "SEED" else "takes effect now"
+        logger.warning(f"{key} was {old} in the checkpoint and is {new}: {effect}.")
+
+
+def changed_keys(saved: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Key -> (value in the checkpoint, value now), of the keys of both that differ and matter.
+
+    Args:
+        saved (str): the config in the checkpoint, as YAML; "" = not known.
+        cfg (CfgNode): the config now.
+    """
+    if not saved:
+        return {}
+    before, now = (_flatten(yaml.safe_load(text)) for text in (saved, cfg.dump()))
+    return {
+        key: (before[key], value)
+        for key, value in now.items()
+        if key in before and before[key] != value and key not in UNIMPORTANT
+    }
+
+
+def _flatten(node: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in node.items():
+        flat |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def _describe(changed: dict[str, tuple[Any, Any]], keys: list[str]) -> str:
+    pairs = [f"{key} was {changed[key][0]} and is {changed[key][1]}" for key in keys]
+    return f"{'; '.join(pairs)}." if pairs else "No key of its config says how it differs."
+
+
+def optimizer_settings(optimizer: torch.optim.Optimizer, scheduler) -> tuple[list[dict], list]:
+    """The settings of the config, before a checkpoint's replace them."""
+    groups = [{k: v for k, v in x.items() if k != "params"} for x in optimizer.param_groups]
+    return groups, list(scheduler.base_lrs)
+
+
+def apply_settings(
+    settings: tuple[list[dict], list], optimizer: torch.optim.Optimizer, scheduler
+) -> None:
+    """Let the settings of the config take effect on the state of a checkpoint.
+
+    Learning rates follow from the schedule at the iteration of the checkpoint. Schedulers other
+    than Detectron2's keep the checkpoint's learning rates.
+    """
+    groups, base_lrs = settings
+    for group, values in zip(optimizer.param_groups, groups, strict=True):
+        lr = group["lr"]
+        group.update(values)
+        group["lr"] = lr
+    if isinstance(scheduler, LRMultiplier):
+        scheduler.base_lrs = base_lrs
+        for group, lr in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = lr
+
+
+def scale_to_epochs(cfg: CfgNode) -> CfgNode:
+    """The config with the iterations that SOLVER.MAX_EPOCHS asks for.
+
+    SOLVER.STEPS keep their shares of the length.
+    """
+    epochs = cfg.SOLVER.MAX_EPOCHS
+    if not epochs:
+        return cfg
+    images = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    cfg = cfg.clone()
+    cfg.defrost()
+    solver = cfg.SOLVER
+    length = max(1, math.ceil(epochs * len(images) / solver.IMS_PER_BATCH))
+    solver.STEPS = tuple(sorted({round(x * length / solver.MAX_ITER) for x in solver.STEPS}))
+    solver.MAX_ITER = length
+    cfg.freeze()
+    logger.info(
+        f"{epochs} epochs of {len(images)} images are {length} iterations of "
+        f"{solver.IMS_PER_BATCH} images; SOLVER.STEPS are {solver.STEPS}."
+    )
+    return cfg
+
+
+def total_losses_are_sane(values: Iterable[float], losses: dict[int, float]) -> bool:
+    """Whether losses are finite and of the size of those that a run had.
+
+    Args:
+        values (iterable of float): the losses to look at.
+        losses (dict[int, float]): iteration -> total loss of the run.
+    """
+    if not losses:
+        return False
+    limit = SPOILT * statistics.median(losses.values())
+    return all(math.isfinite(value) and value <= limit for value in values)
+
+
+def newest_healthy_checkpoint(folder: str, losses: dict[int, float]) -> str:
+    """The newest checkpoint whose weights gave a sane loss in the iteration after it.
+
+    Args:
+        folder (str): OUTPUT_DIR.
+        losses (dict[int, float]): iteration -> total loss, since the run was started or resumed.
+
+    Returns:
+        str: its path; "" if there is none.
+    """
+    found = {}
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if not (name.endswith(".pth") and zipfile.is_zipfile(path)):
+            continue
+        checkpoint = read_checkpoint_entries(path)
+        if "trainer" in checkpoint:
+            found[checkpoint["iteration"]] = path
+    for iteration in sorted(found, reverse=True):
+        is_of_earlier_start = iteration + 1 < min(losses, default=0)
+        next_loss = losses.get(iteration + 1, math.nan)
+        if is_of_earlier_start or total_losses_are_sane([next_loss], losses):
+            return found[iteration]
+    return ""

@@ -1,0 +1,95 @@
+"""Services that get the metrics of a run, as event writers of Detectron2."""
+
+import importlib
+import os
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventWriter, get_event_storage
+
+
+class TrackerWriter(EventWriter):
+    """Gives what is new in the storage to a service."""
+
+    def __init__(self, log: Callable[[dict[str, float], int], None], finish: Callable[[], None]):
+        """
+        Args:
+            log (callable): takes the values of metrics and their iteration.
+            finish (callable): called at the end of the run.
+        """
+        self.log = log
+        self.finish = finish
+        self.last_iteration = -1
+
+    def write(self):
+        new: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(20).items():
+            if iteration > self.last_iteration:
+                new.setdefault(iteration, {})[name] = value
+        for iteration in sorted(new):
+            self.log(new[iteration], iteration)
+            self.last_iteration = iteration
+
+    def close(self):
+        self.finish()
+
+
+def build_trackers(cfg: CfgNode) -> list[EventWriter]:
+    """The writers of EXPERIMENT_TRACKERS, on the main process.
+
+    A run is called as the last part of OUTPUT_DIR, in the project "anchor_heads" unless the
+    service's environment variables say otherwise.
+
+    Raises:
+        ValueError: if there is no such service.
+        ModuleNotFoundError: if its package is not installed.
+    """
+    writers = []
+    for name in cfg.EXPERIMENT_TRACKERS:
+        if name not in _STARTERS:
+            known = ", ".join(_STARTERS)
+            raise ValueError(f"EXPERIMENT_TRACKERS: there is no {name!r}, only {known}.")
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"EXPERIMENT_TRACKERS names {name}, which is not installed: "
+                f"pip install 'anchor-heads[{name}]'"
+            ) from error
+        folder = os.path.abspath(cfg.OUTPUT_DIR)
+        writers.append(_STARTERS[name](module, os.path.basename(folder), folder, cfg))
+    return writers
+
+
+def _wandb(wandb, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
+    project = os.getenv("WANDB_PROJECT", "anchor_heads")
+    started = wandb.init(project=project, name=run, dir=folder, config=_settings(cfg))
+    return TrackerWriter(lambda metrics, i: started.log(metrics, step=i), started.finish)
+
+
+def _mlflow(mlflow, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
+    if not os.getenv("MLFLOW_TRACKING_URI"):
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_experiment(os.getenv("MLFLOW_EXPERIMENT_NAME", "anchor_heads"))
+    mlflow.start_run(run_name=run)
+    mlflow.log_dict(_settings(cfg), "config.yaml")
+    # Its names may not have "@", as in "AR@100".
+    return TrackerWriter(
+        lambda metrics, i: mlflow.log_metrics(
+            {name.replace("@", "_at_"): value for name, value in metrics.items()}, step=i
+        ),
+        mlflow.end_run,
+    )
+
+
+def _trackio(trackio, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
+    project = os.getenv("TRACKIO_PROJECT", "anchor_heads")
+    started = trackio.init(project=project, name=run, config=_settings(cfg))
+    return TrackerWriter(lambda metrics, i: started.log(metrics, step=i), trackio.finish)
+
+
+_STARTERS = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}
+
+
+def _settings(node: CfgNode) -> dict:
+    return {k: _settings(v) if isinstance(v, CfgNode) else v for k, v in node.items()}

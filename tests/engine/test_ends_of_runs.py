@@ -1,0 +1,247 @@
+"""However a run ends, a checkpoint of its last whole step is left, and only good ones are named."""
+
+import errno
+import os
+import re
+import signal
+import time
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from tiny_run import arguments, finish, start, train, write_config, write_data_set
+
+from anchor_heads.engine import checkpoint
+from anchor_heads.engine.resume import total_losses_are_sane
+from anchor_heads.engine.train_step import NonFiniteError, StepError
+
+
+@pytest.fixture
+def config(tmp_path):
+    write_data_set(tmp_path)
+    return write_config(tmp_path, overrides=["SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 100])
+
+
+def last_iteration(folder) -> int:
+    return torch.load(folder / (folder / "last_checkpoint").read_text())["iteration"]
+
+
+class At(HookBase):
+    """Calls a function before a step."""
+
+    def __init__(self, iteration, function):
+        self.iteration = iteration
+        self.function = function
+
+    def before_step(self):
+        if self.trainer.iter == self.iteration:
+            self.function(self.trainer)
+
+
+def fail_in_forward(times):
+    """Lets the next forward passes fail."""
+
+    def prepare(trainer):
+        left = [times]
+
+        def fail(model, inputs):
+            left[0] -= 1
+            if left[0] < 0:
+                return
+            raise IndexError("index -2147483648 is out of bounds")
+
+        trainer.model.register_forward_pre_hook(fail)
+
+    return prepare
+
+
+def test_an_error_of_any_type_in_a_forward_pass(tmp_path, config):
+    with pytest.raises(StepError) as error:
+        train(arguments(config), At(3, fail_in_forward(times=1)))
+    assert re.search(
+        r"Iteration 3 failed: IndexError: index -2147483648 .* Images of that batch: "
+        r"\S+\d+\.png, \S+\d+\.png\..* in \S+model_last_good.pth. --resume goes on from there",
+        str(error.value),
+    )
+    assert not isinstance(error.value, NonFiniteError)
+    assert last_iteration(tmp_path / "output") == 2
+    assert train(arguments(config, flags=("--resume",))).start_iter == 3
+
+
+@pytest.mark.parametrize("period, named", [(100, "model_0000004.pth"), (3, "model_0000002.pth")])
+def test_a_model_that_fails_with_every_batch(tmp_path, config, period, named):
+    """Nobody knows whether the weights are good: they are saved, but others go before them."""
+    overrides = ["SOLVER.CHECKPOINT_PERIOD", period]
+    with pytest.raises(StepError, match="weights in .*model_0000004.pth may be spoilt"):
+        train(arguments(config, *overrides), At(5, fail_in_forward(times=100)))
+    assert (tmp_path / "output/model_0000004.pth").exists()
+    assert (tmp_path / "output/last_checkpoint").read_text() == named
+
+
+def test_an_error_of_the_loader(tmp_path, config):
+    def fail_to_load(trainer):
+        trainer._trainer.reset_data_loader(lambda: (fail() for _ in range(9)))
+
+    def fail():
+        raise OSError("image file is truncated")
+
+    with pytest.raises(StepError, match="failed: OSError: image file is truncated.*not loaded"):
+        train(arguments(config), At(2, fail_to_load))
+    assert last_iteration(tmp_path / "output") == 1
+
+
+def test_an_error_of_a_hook(tmp_path, config):
+    class Fails(HookBase):
+        def after_step(self):
+            if self.trainer.iter == 4:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(arguments(config), Fails())
+    assert last_iteration(tmp_path / "output") == 4
+
+
+def multiply_weights(factor):
+    def multiply(trainer):
+        with torch.no_grad():
+            for parameter in trainer.model.parameters():
+                parameter.mul_(factor)
+
+    return multiply
+
+
+@pytest.mark.parametrize("period", [100, 3])
+def test_weights_that_were_spoilt_already_are_not_called_good(tmp_path, config, period):
+    """The step before has spoilt the weights: 1e9 times as large, but finite."""
+    overrides = ["SOLVER.CHECKPOINT_PERIOD", period, "MODEL.RESNETS.NORM", "FrozenBN"]
+
+    class Spoils(HookBase):
+        def after_step(self):
+            if self.trainer.iter == 4:
+                multiply_weights(1e9)(self.trainer)
+
+    with pytest.raises(StepError) as error:
+        train(arguments(config, *overrides), Spoils())
+    folder = tmp_path / "output"
+    assert not (folder / "model_last_good.pth").exists()
+    assert "spoilt already" in str(error.value)
+    if period == 3:
+        assert f"The last healthy checkpoint is {folder}/model_0000002.pth" in str(error.value)
+        assert last_iteration(folder) == 2
+        resumed = train(arguments(config, *overrides, flags=("--resume",)))
+        assert resumed.start_iter == 3
+    else:
+        assert "no earlier checkpoint" in str(error.value)
+
+
+def test_checkpoints_that_were_saved_while_the_loss_exploded(tmp_path, config):
+    """Checkpoints of iterations 4 and 5 are whole, and worth nothing."""
+
+    def spoil_in_steps(trainer):
+        def spoil(*_):
+            if trainer.iter >= 4:
+                for parameter in trainer.model.head.parameters():
+                    parameter.data.mul_(1e3 if trainer.iter == 4 else 1e30)
+
+        trainer.optimizer.register_step_post_hook(spoil)
+
+    with pytest.raises(StepError, match="last healthy checkpoint is .*model_0000003.pth"):
+        train(arguments(config, "SOLVER.CHECKPOINT_PERIOD", 1), prepare=spoil_in_steps)
+    assert last_iteration(tmp_path / "output") == 3
+
+
+def test_sane_losses():
+    losses = dict(enumerate([2.0, 1.0, 3.0]))
+    assert total_losses_are_sane([199.0], losses)
+    assert not total_losses_are_sane([201.0], losses)
+    assert not total_losses_are_sane([1.0, float("nan")], losses)
+    assert not total_losses_are_sane([1.0], {})
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_step_ends_the_run_after_it(tmp_path, config, number, code):
+    with pytest.raises(SystemExit) as end:
+        train(arguments(config), At(2, lambda trainer: os.kill(os.getpid(), number)))
+    assert end.value.code == code
+    # In the step's own data loading it is too late for this step to know.
+    assert last_iteration(tmp_path / "output") in (2, 3)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_leaves_a_checkpoint(tmp_path, config, processes):
+    record = tmp_path / "record.json"
+    overrides = ["SOLVER.MAX_ITER", 100000]
+    flags = ["--num-gpus", processes]
+    process = start("tests/tiny_run.py", record, "--config-file", config, *flags, *overrides)
+    deadline = time.monotonic() + 200
+    while not record.exists() or '"iteration": 3' not in record.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, finish(process)[1]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    code, said = finish(process, timeout=100)
+    assert code == 130, said
+    assert last_iteration(tmp_path / "output") >= 3
+    assert "go on with --resume" in said
+
+
+def test_a_full_disk_says_so(tmp_path, config, monkeypatch):
+    def no_space(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on the disk to write .*model_0000003.pth"):
+        train(
+            arguments(config, "SOLVER.CHECKPOINT_PERIOD", 4),
+            At(3, lambda trainer: monkeypatch.setattr(checkpoint, "open_and_rename", no_space)),
+        )
+    assert not list((tmp_path / "output").glob("*.pth*"))
+
+
+# --- what --resume finds ---
+
+
+@pytest.fixture
+def stopped(tmp_path, config):
+    """The folder of a run with checkpoints after iterations 3 and 7."""
+    train(arguments(config, "SOLVER.CHECKPOINT_PERIOD", 4))
+    (tmp_path / "output/model_0000007.pth").unlink()
+    return tmp_path / "output"
+
+
+def resume(config):
+    return train(arguments(config, flags=("--resume",)))
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (None, "no file last_checkpoint"),
+        ("", "does not name a file"),
+        ("\x00\x07garbage", "does not name a file"),
+        ("../elsewhere.pth", "does not name a file"),
+        ("model_0000005.pth", "names model_0000005.pth, which is not there"),
+    ],
+)
+def test_last_checkpoint_is_wrong(stopped, config, content, problem):
+    tag = stopped / "last_checkpoint"
+    tag.unlink() if content is None else tag.write_text(content)
+    with pytest.raises(ValueError, match=problem) as error:
+        resume(config)
+    assert f"newest whole checkpoint is {stopped}/model_final.pth" in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0, 5000])
+def test_the_newest_checkpoint_is_torn(stopped, config, length):
+    newest = stopped / "model_final.pth"
+    newest.write_bytes(newest.read_bytes()[:length])
+    with pytest.raises(ValueError, match=rf"is not whole \({length} bytes\)") as error:
+        resume(config)
+    assert f"echo model_0000003.pth > {stopped}/last_checkpoint" in str(error.value)
+    (stopped / "last_checkpoint").write_text("model_0000003.pth\n")
+    assert resume(config).start_iter == 4
+
+
+def test_a_used_folder_is_not_overwritten(stopped, config):
+    with pytest.raises(FileExistsError, match="--resume, or overwrite it with --force"):
+        train(arguments(config))
+    train(arguments(config, "SOLVER.MAX_ITER", 1, flags=("--force",)))

@@ -1,0 +1,151 @@
+"""What a resumed run takes from its config, and what it refuses."""
+
+import logging
+
+import pytest
+import torch
+from tiny_run import (
+    Record,
+    arguments,
+    load_weights,
+    read_record,
+    train,
+    write_config,
+    write_data_set,
+)
+
+from anchor_heads.engine.hooks import EarlyStop
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Of a run that has stopped after two of its four iterations."""
+    write_data_set(tmp_path)
+    config = write_config(tmp_path, overrides=["SOLVER.WARMUP_ITERS", 0])
+    train(arguments(config, "SOLVER.MAX_ITER", 2))
+    return config
+
+
+def resume(config, *overrides):
+    return train(arguments(config, *overrides, flags=("--resume",)))
+
+
+def test_settings_of_the_config_take_effect(config, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer = resume(
+            config, "SOLVER.BASE_LR", 0.001, "SOLVER.WEIGHT_DECAY", 0.03, "SOLVER.MOMENTUM", 0.5
+        )
+    (group, *_) = trainer.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.001)
+    assert (group["weight_decay"], group["momentum"]) == (0.03, 0.5)
+    assert trainer.start_iter == 2
+    said = " ".join(record.getMessage() for record in caplog.records)
+    assert "SOLVER.BASE_LR was 0.1 in the checkpoint and is 0.001: takes effect now" in said
+    assert "SOLVER.WEIGHT_DECAY was 0.0001 in the checkpoint and is 0.03" in said
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["SOLVER.OPTIMIZER", "AdamW"], "another optimizer. SOLVER.OPTIMIZER was SGD and is AdamW"),
+        (
+            ["MODEL.META_ARCHITECTURE", "RetinaNet"],
+            "another model. MODEL.META_ARCHITECTURE was FreeAnchorRetinaNet and is RetinaNet",
+        ),
+        (["MODEL.FPN.OUT_CHANNELS", 32], "another model. MODEL.FPN.OUT_CHANNELS was 16 and is 32"),
+        (["SOLVER.WEIGHT_DECAY_BIAS", 0.5], "other groups. .*SOLVER.WEIGHT_DECAY_BIAS was None"),
+    ],
+)
+def test_another_run_is_refused(tmp_path, config, overrides, message):
+    before = (tmp_path / "output/model_final.pth").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        resume(config, *overrides)
+    assert (tmp_path / "output/model_final.pth").read_bytes() == before
+
+
+# --- features that are off by default ---
+
+
+def test_accumulated_gradients_are_those_of_the_batch(tmp_path):
+    """Nearly: each part is divided by its own number of objects."""
+    write_data_set(tmp_path)
+    config = write_config(tmp_path, overrides=["SOLVER.IMS_PER_BATCH", 4])
+    for parts in (1, 2):
+        overrides = ["SOLVER.GRADIENT_ACCUMULATION", parts, "OUTPUT_DIR", tmp_path / str(parts)]
+        train(arguments(config, *overrides), Record(tmp_path / f"{parts}.json"))
+    whole, parted = (read_record(tmp_path / f"{parts}.json") for parts in (1, 2))
+    assert [x["files"] for x in whole] == [x["files"] for x in parted]
+    losses = [x[0]["losses"]["total_loss"] for x in (whole, parted)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_length_in_epochs(tmp_path):
+    write_data_set(tmp_path)  # 12 images
+    overrides = ["SOLVER.MAX_EPOCHS", 0.75, "SOLVER.IMS_PER_BATCH", 1]
+    overrides += ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60, 80)]
+    trainer = train(arguments(write_config(tmp_path, overrides=overrides)))
+    assert trainer.max_iter == trainer.iter == 9
+    assert trainer.cfg.SOLVER.STEPS == (5, 7)
+
+
+def test_the_average_of_the_weights(tmp_path):
+    write_data_set(tmp_path)
+    overrides = ["SOLVER.EMA_DECAY", 0.9, "SOLVER.CHECKPOINT_PERIOD", 2]
+    config = write_config(tmp_path, overrides=overrides)
+    weights = []
+
+    class Keep(Record):
+        def after_step(self):
+            weights.append(self.trainer.model.state_dict()["head.cls_score.weight"].clone())
+
+    trainer = train(arguments(config), Keep(""))
+    expected = weights[0]
+    for weight in weights[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    average = load_weights(tmp_path / "output", "model_final_ema.pth")
+    torch.testing.assert_close(average["head.cls_score.weight"], expected)
+    assert {"bbox/AP", "bbox_EMA/AP"} <= trainer.storage.latest().keys()
+
+    final = load_weights(tmp_path / "output")
+    (tmp_path / "output/last_checkpoint").write_text("model_0000001.pth")
+    resume(config)
+    assert_equal(load_weights(tmp_path / "output", "model_final_ema.pth"), average)
+    assert_equal(load_weights(tmp_path / "output"), final)
+
+
+def assert_equal(weights, others):
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, others[name]), name
+
+
+def test_the_best_checkpoint_and_an_early_end(tmp_path, monkeypatch):
+    write_data_set(tmp_path)
+    overrides = ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 50]
+    overrides += ["SOLVER.EARLY_STOP_PATIENCE", 2]
+    config = write_config(tmp_path, overrides=overrides)
+    values = iter([1.0, 3.0, 2.0, 3.0, 3.0])  # the last one at the end
+    monkeypatch.setattr(
+        "anchor_heads.engine.Trainer.test",
+        classmethod(lambda cls, cfg, model: {"bbox": {"AP": next(values)}}),
+    )
+    trainer = train(arguments(config))
+    assert trainer.iter == 3
+    output = tmp_path / "output"
+    assert torch.load(output / "model_best.pth")["iteration"] == 1
+    assert torch.load(output / "model_final.pth")["iteration"] == 3
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_patience_is_resumed():
+    before, after = (EarlyStop(period=5, metric="bbox/AP", patience=3) for _ in range(2))
+    before.best, before.num_worse = 40.0, 2
+    after.load_state_dict(before.state_dict())
+    assert (after.best, after.num_worse) == (40.0, 2)
+
+
+def test_classes_are_kept(tmp_path, config):
+    checkpoint = torch.load(tmp_path / "output/model_final.pth")
+    assert checkpoint["class_names"] == ["square", "bar"]
+    assert checkpoint["category_ids"] == [1, 2]
+    assert "CLASS_NAMES:\n  - square\n  - bar" in (tmp_path / "output/config.yaml").read_text()

@@ -1,0 +1,72 @@
+"""Experiment trackers as event writers."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from detectron2.utils.events import EventStorage
+from tiny_run import arguments, train, write_config, write_data_set
+
+from anchor_heads import get_cfg
+from anchor_heads.engine.trackers import TrackerWriter, build_trackers
+
+
+def config_for(name, tmp_path):
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.EXPERIMENT_TRACKERS = str(tmp_path / "my_run"), [name]
+    return cfg
+
+
+def test_what_is_new_is_given_once():
+    logged = []
+    writer = TrackerWriter(lambda metrics, i: logged.append((i, metrics)), lambda: None)
+    with EventStorage() as storage:
+        storage.put_scalars(loss=2.0, lr=0.1, smoothing_hint=False)
+        storage.step()
+        storage.put_scalar("loss", 1.0, smoothing_hint=False)
+        writer.write()
+        writer.write()
+        storage.step()
+        storage.put_scalar("bbox/AP", 30.0, smoothing_hint=False)
+        writer.write()
+    assert logged == [(0, {"lr": 0.1}), (1, {"loss": 1.0}), (2, {"bbox/AP": 30.0})]
+
+
+def test_a_service_gets_the_metrics_and_the_config(tmp_path, monkeypatch):
+    calls = []
+    run = SimpleNamespace(
+        log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: calls.append("end")
+    )
+    started = {}
+    wandb = SimpleNamespace(init=lambda **kwargs: started.update(kwargs) or run)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    write_data_set(tmp_path)
+    config = write_config(tmp_path, overrides=["EXPERIMENT_TRACKERS", ["wandb"]])
+    train(arguments(config))
+    assert started["name"] == "output" and started["project"] == "anchor_heads"
+    assert started["config"]["SOLVER"]["MAX_ITER"] == 4
+    assert calls[-1] == "end"
+    metrics = {name for _, new in calls[:-1] for name in new}
+    assert {"total_loss", "lr", "time", "bbox/AP"} <= metrics
+
+
+def test_a_service_that_is_not_known_or_not_there(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="there is no 'comet', only wandb, mlflow, trackio"):
+        build_trackers(config_for("comet", tmp_path))
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'anchor-heads\[mlflow\]'"):
+        build_trackers(config_for("mlflow", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
+def test_the_services_offline(tmp_path, monkeypatch, name):
+    pytest.importorskip(name)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    (tmp_path / "my_run").mkdir()
+    (writer,) = build_trackers(config_for(name, tmp_path))
+    with EventStorage() as storage:
+        storage.put_scalars(**{"loss": 1.0, "box_proposals/AR@100": 2.0})
+        writer.write()
+    writer.close()
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
