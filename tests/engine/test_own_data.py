@@ -6,7 +6,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tiny_run import SIZES, arguments, write_config, write_data_set
+from tiny_run import SIZES, arguments, loggers_as_before, write_config, write_data_set
 
 from anchor_heads.engine import Trainer, setup
 
@@ -55,7 +55,8 @@ ROI_HEADS += ("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM",
 def train(folder, *overrides):
     overrides = ("SOLVER.MAX_ITER", 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, *overrides)
     config = write_config(folder, "GeneralizedRCNN", overrides)
-    Trainer(setup(arguments(config))).train()
+    with loggers_as_before():
+        Trainer(setup(arguments(config))).train()
     return json.loads((folder / "output/metrics.json").read_text().splitlines()[-1])
 
 
@@ -90,3 +91,12 @@ def test_keypoints(folder):
     DatasetCatalog.pop(folder.name), MetadataCatalog.pop(folder.name)
     results = train(folder, *keys, "TEST.KEYPOINT_OKS_SIGMAS", [0.05] * 3)
     assert 0 <= results["bbox/AP"] <= 100 and 0 <= results["keypoints/AP"] <= 100
+
+
+def test_what_was_changed_is_in_the_log(folder):
+    change_annotations(folder, lambda annotation: annotation.update(iscrowd="0"))
+    config = write_config(folder)
+    with loggers_as_before():
+        setup(arguments(config))
+    log = (folder / "output/log.txt").read_text()
+    assert log.count("4 of 4 annotations with 'iscrowd' converted") == 1
