@@ -60,10 +60,19 @@ LIMITS = (30, 100, 300, 1000)
 ASPECT_RATIOS = {"to 2": (1, 2), "to 4": (2, 4), "to 8": (4, 8), "over 8": (8, np.inf)}
 PROPOSALS = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
 
+# The levels and strides of the predicted anchors, for preset ones.
+P2 = [
+    *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+    *("MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
+    "MODEL.ANCHOR_GENERATOR.SIZES",
+    [[s, 1.26 * s, 1.587 * s] for s in (8, 16, 32, 64)],
+]
+
 # Model: config, overrides, and whether the anchors are those that diagnose suggests.
 MODELS = {
     "retinanet": ("retinanet", [], False),
     "retinanet_suggested": ("retinanet", [], True),
+    "retinanet_suggested_p2": ("retinanet", P2, True),
     "free_anchor": ("free_anchor", [], False),
     "free_anchor_suggested": ("free_anchor", [], True),
     "ga_retinanet": ("ga_retinanet", [], False),
