@@ -1,4 +1,4 @@
-"""What of the configs in ``configs/own_data`` depends on the shapes of a data set's objects.
+"""What of a config with predicted anchors depends on the shapes of a data set's objects.
 
 Shape shorthand in this module:
 
@@ -6,10 +6,8 @@ Shape shorthand in this module:
 """
 
 import numpy as np
-from detectron2.config import CfgNode
 
-# Guided Anchoring's shape samples: the median aspect ratio of the objects times these.
-SAMPLED_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+from anchor_heads.anchor_generation import AnchorStrategy
 
 
 def median_aspect_ratio(sides: np.ndarray) -> float:
@@ -21,26 +19,15 @@ def median_aspect_ratio(sides: np.ndarray) -> float:
     return float(f"{np.median(sides[:, 1] / sides[:, 0]):.2g}")
 
 
-def recipe(cfg: CfgNode, sides: np.ndarray) -> dict[str, object]:
+def recipe(strategy: AnchorStrategy, sides: np.ndarray) -> dict[str, object]:
     """The keys that predicted anchors should have for a data set, over those of a config of
-    ``configs/own_data``.
+    ``configs/own_data``: they start from the objects' median shape.
 
     Args:
-        cfg (CfgNode): the config. Of other methods nothing is changed: what their anchors should be
-            is said by ``anchor-heads diagnose`` itself.
-        sides (ndarray): (M, 2) widths and heights of the objects, in pixels of the network's input.
+        strategy (AnchorStrategy): the model's.
+        sides (ndarray): (M, 2) widths and heights of the objects.
 
     Returns:
-        dict[str, object]: config keys and their values.
+        dict[str, object]: config keys and their values; none for preset anchors.
     """
-    ratio = median_aspect_ratio(sides)
-    name = cfg.MODEL.META_ARCHITECTURE + cfg.MODEL.PROPOSAL_GENERATOR.NAME
-    if "DynamicAnchor" in name:
-        return {"MODEL.DYNAMIC_ANCHOR.BASE_ASPECT_RATIO": ratio}
-    if "GuidedAnchor" in name:
-        samples = [float(f"{factor * ratio:.2g}") for factor in SAMPLED_FACTORS]
-        return {
-            "MODEL.GUIDED_ANCHOR.BASE_ASPECT_RATIO": ratio,
-            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [samples],
-        }
-    return {}
+    return strategy.keys_for_aspect_ratio(median_aspect_ratio(sides))

@@ -180,6 +180,11 @@ class AnchorStrategy(ABC):
         features = self.model.backbone(images.tensor)
         return [features[name] for name in self.in_features]
 
+    def keys_for_aspect_ratio(self, ratio: float) -> dict[str, object]:
+        """Config keys with which anchors start from boxes of an aspect ratio, height over width.
+        None for preset anchors: what these should be is not one ratio."""
+        return {}
+
     @torch.no_grad()
     def level_anchors(
         self, features: list[Tensor], predictions, image_size: tuple[int, int]

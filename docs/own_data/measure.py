@@ -29,8 +29,7 @@ from detectron2.utils.logger import setup_logger
 from pycocotools.coco import COCO
 
 from anchor_heads import model_zoo
-from anchor_heads.analysis.diagnosis import diagnose
-from anchor_heads.analysis.diagnosis.training_data import read_training_data
+from anchor_heads.analysis.diagnosis import DiagnosisInput, diagnose
 from anchor_heads.analysis.recipe import recipe
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.engine import Trainer
@@ -110,7 +109,8 @@ def run_config(model: str, data: Path, seed: int, weights: str, overrides: list)
     cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     if suggested:
         suggest_anchors(cfg)
-    for item in recipe(cfg, read_training_data(cfg).objects.sides).items():
+    case = DiagnosisInput.from_config(cfg)
+    for item in recipe(case.strategy, case.data.objects.sides).items():
         cfg.merge_from_list(list(item))
     cfg.merge_from_list(overrides)
     return cfg

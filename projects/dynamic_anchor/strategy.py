@@ -206,6 +206,12 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
 
     consequence = "nothing learns their shape"
 
+    def keys_for_aspect_ratio(self, ratio):
+        return {
+            "MODEL.DYNAMIC_ANCHOR.BASE_ASPECT_RATIO": ratio,
+            "MODEL.DYNAMIC_ANCHOR.LEVEL_BY_SHORT_SIDE": True,
+        }
+
     def _level_anchors(self, features, predictions, image_size):
         levels = []
         anchors = self.owner.dynamic_anchoring.anchors(features, predictions)

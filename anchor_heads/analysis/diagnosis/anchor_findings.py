@@ -22,6 +22,7 @@ from anchor_heads.analysis.diagnosis.suggestions import (
     reach_more,
     rebalance_levels,
 )
+from anchor_heads.analysis.recipe import recipe
 
 
 def refused_model(case: DiagnosisInput) -> Finding | None:
@@ -45,6 +46,30 @@ def impossible_shapes(case: DiagnosisInput) -> Finding | None:
         f"{found}: no box has such sides. All must be above 0.",
         {"count": sum(map(len, wrong.values()))},
         Suggestion(dict.fromkeys(wrong)),
+    )
+
+
+# A start so many times higher or wider than the objects is worth a change.
+START_TOLERANCE = 1.5
+
+
+def other_shape_at_the_start(case: DiagnosisInput) -> Finding | None:
+    """Predicted anchors that start from another shape than most objects have."""
+    if case.strategy is None or len(case.data.objects) == 0:
+        return None
+    changes = recipe(case.strategy, case.data.objects.sides)
+    key = next((key for key in changes if key.endswith("BASE_ASPECT_RATIO")), None)
+    if key is None:
+        return None
+    start, median = case.get(key), changes[key]
+    if max(start / median, median / start) <= START_TOLERANCE:
+        return None
+    return Finding(
+        WARNING,
+        f"Anchors start {start:g} times as high as wide, but in the median objects are {median:g} "
+        "times as high as wide: in a short training many shapes are not learned.",
+        {"start": start, "median": median},
+        Suggestion({key: value for key, value in changes.items() if case.get(key) != value}),
     )
 
 
@@ -183,6 +208,7 @@ ANCHOR_FINDINGS = (
     objects_between_locations,
     objects_without_location,
     levels_without_objects,
+    other_shape_at_the_start,
     crowded_images,
     config_of_another_method,
 )

@@ -10,6 +10,7 @@ from anchor_heads.analysis.diagnosis.anchor_findings import (
     levels_without_objects,
     objects_between_locations,
     objects_without_location,
+    other_shape_at_the_start,
     refused_model,
     small_objects,
 )
@@ -247,3 +248,16 @@ def test_a_model_that_training_refuses():
 def test_no_objects_are_no_finding():
     case = made_case(config(), [])
     assert found(case) == [] and levels_without_objects(case) is None
+
+
+def test_predicted_anchors_that_start_from_another_shape():
+    lines = [rectangle(320, 64, 16)] * 4 + FITTING
+    cfg = proposal_config("DynamicAnchorRPN")
+    finding = other_shape_at_the_start(case_of(*lines, cfg=cfg))
+    key = "MODEL.DYNAMIC_ANCHOR.BASE_ASPECT_RATIO"
+    assert finding.numbers == {"start": 1.0, "median": finding.suggestion.changes[key]}
+    assert finding.suggestion.changes[key] == 0.25
+    for item in finding.suggestion.changes.items():
+        cfg.merge_from_list(list(item))
+    assert other_shape_at_the_start(case_of(*lines, cfg=cfg)) is None
+    assert other_shape_at_the_start(case_of(*lines)) is None  # RetinaNet's are preset
