@@ -54,7 +54,7 @@ def load_predictor(cfg: CfgNode) -> tuple[DefaultPredictor, list[dict]]:
 
 def _categories(cfg, checkpoint, num_classes):
     noted = [
-        (cfg.MODEL.get("CLASS_NAMES", []), cfg.MODEL.get("CATEGORY_IDS", [])),
+        (cfg.MODEL.CLASS_NAMES, cfg.MODEL.CATEGORY_IDS),
         (checkpoint.get("class_names", []), checkpoint.get("category_ids", [])),
     ]
     if cfg.DATASETS.TEST:

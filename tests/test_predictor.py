@@ -66,6 +66,8 @@ def test_weights_must_be_there_and_fit(tmp_path):
         loaded(tmp_path, "", None, "MODEL.WEIGHTS", "")
     with pytest.raises(FileNotFoundError, match="no file .*/none.pth"):
         loaded(tmp_path, "", None, "MODEL.WEIGHTS", "none.pth")
+    with pytest.raises(ValueError, match=r"lacks 1 of the model's .* parameters.*head.cls_score"):
+        loaded(tmp_path, change=lambda content: content["model"].pop("head.cls_score.weight"))
     with pytest.raises(ValueError, match="needs precomputed proposals"):
         loaded(
             tmp_path / "rcnn",

@@ -97,10 +97,15 @@ def load_configs(args: argparse.Namespace) -> list[CfgNode]:
 def _load(config_file: str, overrides: Sequence[str], weights: str | None) -> CfgNode:
     cfg = engine.load_config(argparse.Namespace(config_file=config_file, opts=list(overrides)))
     if weights:
-        if "://" not in weights and not os.path.isfile(weights):
-            raise FileNotFoundError(f"there is no file {os.path.abspath(weights)} (--weights)")
+        check_weights(weights)
         cfg.MODEL.WEIGHTS = weights
     return cfg
+
+
+def check_weights(file: str) -> None:
+    """Raise FileNotFoundError if there is no such file; an address is not looked up."""
+    if "://" not in file and not os.path.isfile(file):
+        raise FileNotFoundError(f"there is no file {os.path.abspath(file)} (--weights)")
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

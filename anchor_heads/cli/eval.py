@@ -5,9 +5,10 @@
         DATASETS.TEST '("cells_val",)' OUTPUT_DIR output/evaluation
 """
 
-from anchor_heads.cli.arguments import add_config, add_weights, load_config
-from anchor_heads.cli.train import add_launch_arguments
-from anchor_heads.engine import launch, train_or_evaluate
+from anchor_heads.cli.arguments import add_config, add_weights
+from anchor_heads.cli.train import add_launch_arguments, run
+
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser):
@@ -18,10 +19,3 @@ def add_arguments(parser):
     )
     add_launch_arguments(parser)
     parser.set_defaults(eval_only=True, resume=False)
-
-
-def run(args):
-    load_config(args)  # is --weights there?
-    if args.weights:
-        args.opts += ["MODEL.WEIGHTS", args.weights]
-    launch(train_or_evaluate, args)

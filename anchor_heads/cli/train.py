@@ -9,8 +9,9 @@ torchrun --nproc-per-node 8 -m anchor_heads train --config-file ...
 
 import argparse
 
-from anchor_heads.cli.arguments import add_config, add_force, add_weights, load_config
+from anchor_heads.cli.arguments import add_config, add_force, add_weights, check_weights
 from anchor_heads.engine import launch, train_or_evaluate
+from anchor_heads.engine.lazy import is_lazy
 
 
 def add_arguments(parser):
@@ -42,7 +43,9 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args):
-    load_config(args)  # is --weights there?
     if args.weights:
-        args.opts += ["MODEL.WEIGHTS", args.weights]
+        check_weights(args.weights)
+        is_python = is_lazy(args.config_file)
+        key = "train.init_checkpoint" if is_python else "MODEL.WEIGHTS"
+        args.opts += [f"{key}={args.weights}"] if is_python else [key, args.weights]
     launch(train_or_evaluate, args)
