@@ -5,6 +5,7 @@
 Tables go to docs/results/own_data_*.yaml, plots to docs/pictures/own_data_*.png.
 """
 
+import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -73,7 +74,7 @@ def write_table(name, runs, data, names, columns, values) -> None:
     """A table with a row for each measured model."""
     rows = [
         [f"{title} ({len(runs[model])})"]
-        + [[round(value(x), 1) for x in runs[model]] for value in values]
+        + [_of_seeds(round(value(x), 1) for x in runs[model]) for value in values]
         for model, title in names.items()
         if model in runs
     ]
@@ -87,6 +88,11 @@ def write_table(name, runs, data, names, columns, values) -> None:
     }
     text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)
     (DOCS / "results" / f"own_data_{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def _of_seeds(values):
+    values = list(values)
+    return values if len(values) > 1 else values[0]
 
 
 def tables(results) -> None:
@@ -160,14 +166,21 @@ def plots(results) -> None:
 
 
 def _save(axes, name):
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2)
     axes.grid(alpha=0.3)
     axes.figure.tight_layout()
     axes.figure.savefig(DOCS / "pictures" / f"own_data_{name}.png", dpi=110)
     plt.close(axes.figure)
 
 
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    results = read()
+    tables(results)
+    plots(results)
+
+
 if __name__ == "__main__":
-    found = read()
-    tables(found)
-    plots(found)
+    main()
