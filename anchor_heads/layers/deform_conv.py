@@ -2,7 +2,8 @@
 
 Detectron2's has no gradient and one offset group on the CPU, torchvision's has both but takes
 there several times as long as a plain convolution. Here the sampling is one weighted
-``embedding_bag``, whose kernels are fast on the CPU; a whole map on a GPU is left to torchvision.
+``embedding_bag``, whose kernels are fast on the CPU; a whole map on a GPU, or in a model that is
+being exported, is left to torchvision.
 
 Shape shorthand in this module:
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .exporting import is_exporting
 from .sparse_conv import CHUNK_LOCATIONS, linear, rows
 
 
@@ -45,10 +47,10 @@ def deform_conv2d(
     Returns:
         Tensor: (N, C', H, W).
     """
-    if x.is_cuda:
+    if x.is_cuda or is_exporting():
         padding = [size // 2 for size in weight.shape[2:]]
         x, offset, weight, bias, mask = _full_precision(x, offset, weight, bias, mask)
-        with torch.autocast("cuda", enabled=False):
+        with torch.autocast(x.device.type, enabled=False):
             return torchvision.ops.deform_conv2d(
                 x, offset, weight, bias, padding=padding, mask=mask
             )
@@ -61,7 +63,7 @@ def deform_conv2d(
         bias,
         None if mask is None else rows(mask),
     )
-    return out.view(n, height, width, -1).permute(0, 3, 1, 2).contiguous()
+    return out.view(n, height, width, len(weight)).permute(0, 3, 1, 2).contiguous()
 
 
 def deform_conv2d_at(
@@ -94,14 +96,14 @@ def deform_conv2d_at(
         table = rows(x).reshape(-1, x.shape[1] // groups).contiguous()
         matrix = weight.permute(0, 2, 3, 1).flatten(1)
         out = []
-        for start in range(0, len(locations), CHUNK_LOCATIONS):
+        for start in range(0, max(len(locations), 1), CHUNK_LOCATIONS):
             part = slice(start, start + CHUNK_LOCATIONS)
             corners, weights = _corners(offset[part], locations[part], x.shape[2:], kernel, groups)
             if mask is not None:
                 weights = weights * mask[part].view(-1, groups, kernel.numel(), 1).transpose(1, 2)
             samples = _weighted_rows(table, corners.flatten(0, 2), weights.flatten(0, 2))
-            out.append(linear(samples.view(len(corners), -1), matrix, bias))
-        return torch.cat(out) if out else x.new_zeros(0, len(weight))
+            out.append(linear(samples.view(len(corners), matrix.shape[1]), matrix, bias))
+        return torch.cat(out)
 
 
 def _corners(offset, locations, size, kernel, groups) -> tuple[Tensor, Tensor]:
@@ -115,7 +117,8 @@ def _corners(offset, locations, size, kernel, groups) -> tuple[Tensor, Tensor]:
     locations = locations.int()
     cell = locations % (height * width)
     tap = torch.arange(kernel.numel(), dtype=torch.int32, device=offset.device)
-    dy, dx = offset.view(len(locations), groups, -1, 2).transpose(1, 2).unbind(3)  # (n, T, G)
+    offset = offset.view(len(locations), groups, len(tap), 2).transpose(1, 2)
+    dy, dx = offset.unbind(3)  # (n, T, G)
     y = dy + ((cell // width)[:, None] + tap // kernel[1] - kernel[0] // 2)[..., None]
     x = dx + ((cell % width)[:, None] + tap % kernel[1] - kernel[1] // 2)[..., None]
     top, left = y.floor(), x.floor()

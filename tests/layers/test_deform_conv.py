@@ -127,3 +127,16 @@ def test_modulated_layer_under_autocast():
     assert out.dtype == torch.float32
     out.sum().backward()
     assert all(p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_batch_of_no_images(modulated):
+    """As torch's convolutions: an empty map, and gradients of 0."""
+    x, offset, weight = (t[:0] if len(t) == 2 else t for t in inputs())
+    mask = torch.rand(0, 36, 5, 7) if modulated else None
+    leaves = [t.requires_grad_() for t in (x, offset, weight)]
+    out = deform_conv2d(x, offset, weight, mask=mask)
+    assert out.shape == (0, 6, 5, 7)
+    gradients = torch.autograd.grad(out.sum(), leaves)
+    assert [g.shape for g in gradients] == [t.shape for t in leaves]
+    assert not gradients[2].any()
