@@ -12,6 +12,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor, nn
 
+from anchor_heads.layers import is_exporting
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer, unwrap
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
@@ -205,7 +206,11 @@ class PredictedAnchorDetector(RetinaNet):
     def best_anchors(scores: Tensor, topk: int) -> Tensor | slice:
         """Those of (Ri, K) scores that have the highest score in any class: at most ``topk``
         indices, or all."""
-        return scores.amax(dim=1).topk(topk).indices if len(scores) > topk else slice(None)
+        best, count = scores.amax(dim=1), scores.shape[0]
+        if is_exporting():  # the count, a tensor while tracing, differs from image to image
+            count = count.clamp(max=topk) if isinstance(count, Tensor) else min(count, topk)
+            return best.topk(count).indices
+        return best.topk(topk).indices if count > topk else slice(None)
 
     def _decode_per_level_predictions(
         self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size

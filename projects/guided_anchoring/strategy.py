@@ -24,7 +24,7 @@ from anchor_heads.anchor_generation import SquareGenerator, build_square_generat
 from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import best_preset_iou, smallest_sizes
 from anchor_heads.anchor_generation.strategy import Coverage, LevelAnchors, LocationMap, Part
-from anchor_heads.layers import bounded_iou_loss, flatten_hw, iou_loss, rows_at
+from anchor_heads.layers import bounded_iou_loss, flatten_hw, iou_loss, is_exporting
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_valid
 
@@ -187,17 +187,16 @@ class GuidedAnchoring(nn.Module):
         """
         levels = []
         for squares, prediction in zip(self.squares(predictions), predictions, strict=True):
-            keep = prediction.location.sigmoid() >= self.location_thresh
-            locations = keep.flatten().nonzero()[:, 0]
-            shape = rows_at(prediction.shape, locations)
-            anchors = decode_shapes(squares[locations % len(squares)], self.shape_std * shape)
-            if len(locations) < sparse_share * keep.numel():
-                outputs = head.predict_at(prediction, locations)
+            keep = prediction.location.flatten(1).sigmoid() >= self.location_thresh
+            image, cell = keep.nonzero().unbind(dim=1)
+            shape = prediction.shape.flatten(2)[image, :, cell]
+            anchors = decode_shapes(squares[cell], self.shape_std * shape)
+            if not is_exporting() and len(cell) < sparse_share * keep.numel():
+                outputs = head.predict_at(prediction, image * len(squares) + cell)
             else:
-                outputs = [x.flatten(0, 1)[locations] for x in head.predict(prediction)]
-            counts = keep.flatten(1).sum(dim=1).tolist()
-            rows = (anchors, *outputs)
-            levels.append(zip(*(x.split(counts) for x in rows), strict=True))
+                outputs = [x[image, cell] for x in head.predict(prediction)]
+            of_image = [image == i for i in range(len(keep))]
+            levels.append([tuple(x[rows] for x in (anchors, *outputs)) for rows in of_image])
         return [list(image) for image in zip(*levels, strict=True)]
 
     def losses(
