@@ -5,11 +5,10 @@ import json
 from collections.abc import Sequence
 
 import torch
-import torchvision
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from torch import Tensor, nn
+from torch import nn
 
 from anchor_heads import __version__
 
@@ -71,7 +70,6 @@ def export_model(
         "resize": "in the model" if resize else "by the user",
         "precision": "bfloat16" if bf16 else "float32",
     }
-    model.eval()
     fold_batch_norms(model)
     test_size = (metadata["min_size_test"], metadata["max_size_test"])
     resize = resize and metadata["min_size_test"] > 0
@@ -85,18 +83,18 @@ def export_model(
         write[format](recorded, image, path, metadata, size is None, plain)
 
 
-def describe(cfg: CfgNode, class_names: Sequence[str]) -> dict:
+def describe(cfg: CfgNode, categories: Sequence[dict]) -> dict:
     """What is to be known of a model to use it: classes, pixels, test size.
 
     Args:
         cfg (CfgNode): the model's config.
-        class_names (sequence of str): by class.
+        categories (sequence of dict): "id" and "name" of each class.
 
     Returns:
         dict: of values that JSON has.
     """
     return {
-        "class_names": list(class_names),
+        "categories": list(categories),
         "meta_architecture": cfg.MODEL.META_ARCHITECTURE,
         "input_format": cfg.INPUT.FORMAT,
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
@@ -176,6 +174,5 @@ def _write_onnx(recorded, image, path, metadata, any_size, plain):
         custom_translation_table=TRANSLATIONS,
         verbose=False,
     )
-    properties = {name: json.dumps(value) for name, value in metadata.items()}
-    program.model.metadata_props.update(properties)
+    program.model.metadata_props["anchor_heads"] = json.dumps(metadata)
     program.save(path)

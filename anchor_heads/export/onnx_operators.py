@@ -9,9 +9,7 @@ NO_LIMIT = 2**63 - 1
 
 
 @torch.library.custom_op("anchor_heads::nms_by_class", mutates_args=())
-def _nms_by_class(
-    boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float
-) -> Tensor:
+def _nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
     """Positions of the boxes that are kept, ascending; the boxes are sorted by score."""
     return batched_nms(boxes, scores, classes, iou_threshold)
 

@@ -35,9 +35,10 @@ class Recordable(nn.Module):
             bf16 (bool): compute in bfloat16 what autocast does.
         """
         super().__init__()
-        self.model = model.eval()
+        self.model = model
         self.resize = resize
         self.bf16 = bf16
+        self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """
@@ -62,7 +63,9 @@ class Recordable(nn.Module):
 
 
 @contextmanager
-def recordable(model: nn.Module, nms: Callable | None = None, plain: bool = False) -> Iterator[None]:
+def recordable(
+    model: nn.Module, nms: Callable | None = None, plain: bool = False
+) -> Iterator[None]:
     """Inside, the operations of a model can be recorded for images of any height and width.
 
     Args:

@@ -66,6 +66,7 @@ def deform_conv2d(
     return out.view(n, height, width, len(weight)).permute(0, 3, 1, 2).contiguous()
 
 
+@torch.compiler.disable  # its kernels are faster than those of a compiled sampling
 def deform_conv2d_at(
     x: Tensor,
     offset: Tensor,

@@ -1,0 +1,104 @@
+"""Write a trained detector to a file that runs without this package.
+
+    anchor-heads export --config-file quick_start/free_anchor --weights model.pth \\
+        --format onnx --output model.onnx
+
+The file takes one image, (C, height, width) in the config's INPUT.FORMAT, uint8 and resized to the
+test size, and gives boxes (n, 4) in its pixels, scores (n,) and classes (n,) after NMS. Names of
+classes, pixel statistics and test size are in the file. ONNX runs with onnxruntime, the others with
+torch and torchvision. docs/export.md has examples.
+"""
+
+import os
+
+from anchor_heads.cli.arguments import (
+    add_config,
+    add_force,
+    add_weights,
+    check_outputs,
+    load_config,
+)
+from anchor_heads.cli.inputs import find_sources
+from anchor_heads.data.coco_format import register_coco_format
+from anchor_heads.export import SUFFIXES, check_format, describe, export_model
+from anchor_heads.predictor import load_predictor, renamed
+
+
+def add_arguments(parser):
+    add_config(parser)
+    add_weights(parser)
+    parser.add_argument("--format", required=True, metavar="FORMAT", help=", ".join(SUFFIXES))
+    parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    add_force(parser)
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="take images of this size only"
+    )
+    parser.add_argument(
+        "--image-type",
+        choices=("uint8", "float32"),
+        default="uint8",
+        help="numbers of the image, from 0 to 255 (default: uint8)",
+    )
+    parser.add_argument(
+        "--resize",
+        action="store_true",
+        help="let the model resize images to the test size; boxes are in pixels of its input",
+    )
+    parser.add_argument(
+        "--plain-operators",
+        action="store_true",
+        help="for runtimes without deformable convolution: make it of other operators",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="bfloat16: for --format torchscript; int8: for --format onnx, with "
+        "--calibration-images (default: float32)",
+    )
+    parser.add_argument(
+        "--calibration-images",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="images or folders that int8 is calibrated on; some dozens like those of the use",
+    )
+    parser.add_argument(
+        "--class-names",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        metavar="NAMES",
+        help="names of the model's classes, with commas between (default: those it was trained on)",
+    )
+
+
+def run(args) -> None:
+    check_format(args.output, args.format)
+    if args.precision == "int8" and not (args.format == "onnx" and args.calibration_images):
+        raise ValueError("--precision int8 needs --format onnx and --calibration-images")
+    cfg = load_config(args)
+    check_outputs([args.output], filter(None, [args.weights]), args.force)
+    cfg.MODEL.DEVICE = "cpu"
+    register_coco_format(cfg)
+    predictor, categories = load_predictor(cfg)
+    if args.class_names:
+        categories = renamed(categories, args.class_names)
+    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
+    export_model(
+        predictor.model,
+        args.output,
+        args.format,
+        describe(cfg, categories),
+        args.size and tuple(args.size),
+        args.image_type,
+        args.resize,
+        args.plain_operators,
+        args.precision == "bfloat16",
+    )
+    if args.precision == "int8":
+        from anchor_heads.export.int8 import quantize
+
+        images = (x for source in find_sources(args.calibration_images) for x in source.frames())
+        quantize(args.output, images)
+    megabytes = os.path.getsize(args.output) / 1e6
+    names = ", ".join(category["name"] for category in categories)
+    print(f"Wrote {args.output}: {args.format}, {megabytes:.0f} MB, classes {names}")

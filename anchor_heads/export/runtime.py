@@ -1,0 +1,149 @@
+"""Exported detectors, behind the interface of Detectron2's DefaultPredictor."""
+
+import json
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+
+from anchor_heads.config import get_cfg
+
+from .formats import METADATA_FILE, SUFFIXES, require
+
+
+def is_exported(path: str | None) -> bool:
+    """Whether a file, by its suffix, is an exported detector and not a checkpoint."""
+    return bool(path) and path.endswith(tuple(SUFFIXES.values()))
+
+
+class ExportedPredictor:
+    """Runs an exported detector on pictures, as DefaultPredictor runs a model."""
+
+    def __init__(self, path: str):
+        """
+        Args:
+            path (str): a file of :func:`anchor_heads.export.export_model`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file was not made by this package, or onnxruntime lacks an operator.
+            ImportError: if onnxruntime is needed and not installed.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no file {os.path.abspath(path)}")
+        load = {".onnx": _load_onnx, ".pt": _load_torchscript, ".pt2": _load_torch_export}
+        self.run, self.metadata = load[os.path.splitext(path)[1]](path)
+        if not self.metadata:
+            raise ValueError(f"{path} was not made by anchor-heads export")
+        self.categories = self.metadata["categories"]
+        sizes = self.metadata["min_size_test"], self.metadata["max_size_test"]
+        # The transform of DefaultPredictor; 0 keeps the size.
+        resize = self.metadata["resize"] == "by the user"
+        self.aug = ResizeShortestEdge([sizes[0] if resize else 0] * 2, sizes[1])
+
+    def __call__(self, original_image: np.ndarray) -> dict[str, Instances]:
+        """
+        Args:
+            original_image (np.ndarray): (height, width, 3) uint8, BGR.
+
+        Returns:
+            dict[str, Instances]: "instances", as those of DefaultPredictor.
+
+        Raises:
+            ValueError: if the model is for images of one size, and this is another one.
+        """
+        height, width = original_image.shape[:2]
+        image = self.prepare(original_image)
+        boxes, scores, classes = (torch.as_tensor(x) for x in self.run(image))
+        instances = Instances(
+            image.shape[1:], pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes
+        )
+        return {"instances": detector_postprocess(instances, height, width)}
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """The (C, height, width) input of the model, of an image as in :meth:`__call__`."""
+        if self.metadata["input_format"] == "RGB":
+            image = image[:, :, ::-1]
+        image = self.aug.get_transform(image).apply_image(image)
+        size = self.metadata["size"]
+        if size and tuple(size) != image.shape[:2]:
+            raise ValueError(
+                f"the model takes images of {size[0]}x{size[1]} pixels, and this is one of "
+                f"{image.shape[0]}x{image.shape[1]}: export it without --size"
+            )
+        return np.ascontiguousarray(image.transpose(2, 0, 1), self.metadata["image_type"])
+
+    def config(self) -> CfgNode:
+        """The keys that predictions depend on, in a config."""
+        cfg = get_cfg()
+        cfg.INPUT.FORMAT = self.metadata["input_format"]
+        cfg.INPUT.MIN_SIZE_TEST = self.metadata["min_size_test"]
+        cfg.INPUT.MAX_SIZE_TEST = self.metadata["max_size_test"]
+        return cfg
+
+
+def onnx_session(path: str):
+    """An onnxruntime session with as many threads as torch has.
+
+    Raises:
+        ImportError: if onnxruntime is not installed.
+        ValueError: if it cannot run the file.
+    """
+    require("onnxruntime")
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        return onnxruntime.InferenceSession(path, options, onnxruntime.get_available_providers())
+    except errors.NotImplemented as error:
+        raise ValueError(
+            f"onnxruntime {onnxruntime.__version__} lacks an operator of {path}: export the model "
+            f"with --plain-operators, or install a newer onnxruntime ({_first_line(error)})"
+        ) from error
+    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail) as error:
+        raise ValueError(f"{path} is no ONNX model: {_first_line(error)}") from error
+
+
+def _load_onnx(path):
+    session = onnx_session(path)
+    properties = session.get_modelmeta().custom_metadata_map
+    metadata = json.loads(properties.get("anchor_heads", "{}"))
+    return lambda image: session.run(None, {session.get_inputs()[0].name: image}), metadata
+
+
+def _load_torchscript(path):
+    files = {METADATA_FILE: ""}
+    try:
+        model = torch.jit.load(path, "cpu", files)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no TorchScript model: {_first_line(error)}") from error
+    return _run_module(model), json.loads(files[METADATA_FILE] or "{}")
+
+
+def _load_torch_export(path):
+    files = {METADATA_FILE: ""}
+    try:
+        model = torch.export.load(path, extra_files=files).module()
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no torch.export model: {_first_line(error)}") from error
+    return _run_module(model), json.loads(files[METADATA_FILE] or "{}")
+
+
+def _run_module(model) -> Callable:
+    @torch.no_grad()
+    def run(image):
+        return model(torch.from_numpy(image))
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
