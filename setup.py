@@ -35,6 +35,7 @@ setup(
     ],
     # What only some models, commands or keys need.
     extras_require={
+        "export": ["onnx", "onnxscript", "onnxruntime"],
         "mlflow": ["mlflow"],
         "sahi": ["sahi"],
         "supervision": ["supervision"],

@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": "compare the anchors and results of models on a data set",
     "analyze": "count parameters, multiply-adds and activations",
     "benchmark": "measure time and memory",
+    "export": "write a model to ONNX, TorchScript or torch.export",
     "convert-weights": "convert published weights of other frameworks",
     "convert-dataset": "convert a Pascal VOC or YOLO data set into COCO format",
 }
