@@ -40,8 +40,8 @@ def export_model(
     after NMS, in pixels of the image and the best first: see :class:`Recordable`.
 
     Args:
-        model (nn.Module): a dense detector or GeneralizedRCNN, on the CPU. Its batch norms are
-            folded into its convolutions.
+        model (nn.Module): a dense detector or GeneralizedRCNN, on the CPU, of which boxes alone
+            are exported. It cannot be trained afterwards: batch norms are folded.
         path (str): of the file, with the suffix of the format in ``SUFFIXES``.
         format (str): a key of ``SUFFIXES``.
         metadata (dict): of :func:`describe`; is kept in the file, with the other arguments.
@@ -71,16 +71,16 @@ def export_model(
         "precision": "bfloat16" if bf16 else "float32",
     }
     fold_batch_norms(model)
-    test_size = (metadata["min_size_test"], metadata["max_size_test"])
-    resize = resize and metadata["min_size_test"] > 0
-    recorded = Recordable(model, test_size if resize else None, bf16)
-    channels = len(metadata["pixel_mean"])
-    image = torch.zeros(channels, *(size or EXAMPLE_SIZE), dtype=getattr(torch, image_type))
-    write = {
-        "onnx": _write_onnx, "torchscript": _write_torchscript, "torch-export": _write_torch_export
-    }  # fmt: skip
+    test_size = None
+    if resize and metadata["min_size_test"] > 0:
+        test_size = metadata["min_size_test"], metadata["max_size_test"]
+    recorded = Recordable(model, test_size, bf16)
+    shape = len(model.pixel_mean), *(size or EXAMPLE_SIZE)
+    image = torch.zeros(shape, dtype=getattr(torch, image_type))
+    if isinstance(model, GeneralizedRCNN):
+        model.roi_heads.mask_on = model.roi_heads.keypoint_on = False
     with torch.no_grad():
-        write[format](recorded, image, path, metadata, size is None, plain)
+        _WRITE[format](recorded, image, path, metadata, size is None, plain)
 
 
 def describe(cfg: CfgNode, categories: Sequence[dict]) -> dict:
@@ -176,3 +176,10 @@ def _write_onnx(recorded, image, path, metadata, any_size, plain):
     )
     program.model.metadata_props["anchor_heads"] = json.dumps(metadata)
     program.save(path)
+
+
+_WRITE = {
+    "onnx": _write_onnx,
+    "torchscript": _write_torchscript,
+    "torch-export": _write_torch_export,
+}
