@@ -11,6 +11,7 @@ from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
 from anchor_heads.data.checks import check_input_format
 from anchor_heads.data.coco_json import shorten
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.export import ExportedPredictor, is_exported
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def load_predictor(cfg: CfgNode) -> tuple[DefaultPredictor, list[dict]]:
     proposals has one, "object".
 
     Args:
-        cfg (CfgNode): the config, with the checkpoint in MODEL.WEIGHTS.
+        cfg (CfgNode): the config, with the checkpoint in MODEL.WEIGHTS, or an exported model.
 
     Returns:
         tuple[DefaultPredictor, list[dict]]: the predictor; "id" and "name" of each class.
@@ -35,6 +36,9 @@ def load_predictor(cfg: CfgNode) -> tuple[DefaultPredictor, list[dict]]:
         ValueError: if a parameter of the model is not in it, or the model needs what a picture does
             not have: one channel, or precomputed proposals.
     """
+    if is_exported(cfg.MODEL.WEIGHTS):
+        exported = ExportedPredictor(cfg.MODEL.WEIGHTS)
+        return exported, exported.categories
     check_input_format(cfg)
     cfg = cfg.clone()
     cfg.defrost()

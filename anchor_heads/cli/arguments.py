@@ -11,9 +11,15 @@ from detectron2.config import CfgNode
 
 from anchor_heads import engine
 from anchor_heads.checkpoint.files import open_and_rename
+from anchor_heads.export import ExportedPredictor, is_exported
 
 
-def add_config(parser: argparse.ArgumentParser, inputs: str = "", several: bool = False) -> None:
+def add_config(
+    parser: argparse.ArgumentParser,
+    inputs: str = "",
+    several: bool = False,
+    takes_exported: bool = False,
+) -> None:
     """Add ``--config-file``, the overrides, and positional arguments between them.
 
     :func:`parse` then gives "config_file", "opts" and "inputs", and the whole as "command".
@@ -23,6 +29,7 @@ def add_config(parser: argparse.ArgumentParser, inputs: str = "", several: bool 
         inputs (str): what the positional arguments are called, such as "IMAGE"; "" = there are
             none.
         several (bool): whether there may be several configs; "config_file" is then a list.
+        takes_exported (bool): whether ``--weights`` may be an exported model, without a config.
     """
     parser.usage = "%(prog)s [OPTIONS] --config-file CONFIG"
     parser.usage += f"{inputs and f' {inputs} ...'} [KEY VALUE ...]"
@@ -40,7 +47,12 @@ def add_config(parser: argparse.ArgumentParser, inputs: str = "", several: bool 
         help=("; then " if inputs else "")
         + "config keys and values in turn, such as MODEL.DEVICE cpu",
     )
-    parser.set_defaults(opts=[], takes_inputs=bool(inputs), several_configs=several)
+    parser.set_defaults(
+        opts=[],
+        takes_inputs=bool(inputs),
+        several_configs=several,
+        takes_exported=takes_exported,
+    )
 
 
 def parse(parser: argparse.ArgumentParser, command_line: Sequence[str]) -> argparse.Namespace:
@@ -59,7 +71,7 @@ def parse(parser: argparse.ArgumentParser, command_line: Sequence[str]) -> argpa
     args = parser.parse_intermixed_args(others)
     args.opts = overrides
     args.command = shlex.join([*parser.prog.split(), *command_line])
-    if not args.config_file:
+    if not args.config_file and not _is_exported(args):
         if not args.inputs:
             raise ValueError("name a config: --config-file CONFIG")
         end = len(args.inputs) if args.several_configs else 1
@@ -82,6 +94,10 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError, FileNotFoundError: if there is no such config, key or file of weights.
     """
+    if _is_exported(args):
+        if args.config_file or args.opts:
+            raise ValueError(f"{args.weights} is exported: name no config and no config keys")
+        return ExportedPredictor(args.weights).config()
     return _load(args.config_file, args.opts, vars(args).get("weights"))
 
 
@@ -98,6 +114,8 @@ def _load(config_file: str, overrides: Sequence[str], weights: str | None) -> Cf
     cfg = engine.load_config(argparse.Namespace(config_file=config_file, opts=list(overrides)))
     if weights:
         check_weights(weights)
+        if is_exported(weights):
+            raise ValueError(f"{weights} is exported, and predict alone runs it: name a checkpoint")
         cfg.MODEL.WEIGHTS = weights
     return cfg
 
@@ -106,6 +124,10 @@ def check_weights(file: str) -> None:
     """Raise FileNotFoundError if there is no such file; an address is not looked up."""
     if "://" not in file and not os.path.isfile(file):
         raise FileNotFoundError(f"there is no file {os.path.abspath(file)} (--weights)")
+
+
+def _is_exported(args: argparse.Namespace) -> bool:
+    return args.takes_exported and is_exported(args.weights)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,8 @@
     anchor-heads predict --config-file quick_start/free_anchor --weights model.pth \\
         --camera 0 --show
 
+--weights also takes what anchor-heads export writes, and then needs no config.
+
 Folders are searched with all that is below them. Pictures are named as the images are in their
 folder; videos become MP4 files without sound, in H.264 where OpenCV has it. What cannot be read is
 named and passed over, and the exit code is 1. Ctrl-C, or q in the window, ends the run; what was
@@ -41,7 +43,7 @@ from anchor_heads.visualization.drawing import MIN_SHORT_SIDE, SCORE_THRESHOLD, 
 
 
 def add_arguments(parser):
-    add_config(parser, "INPUT")
+    add_config(parser, "INPUT", takes_exported=True)
     add_weights(parser)
     parser.add_argument("--camera", type=int, metavar="N", help="number of a camera, from 0")
     parser.add_argument(

@@ -36,6 +36,7 @@ class ExportedPredictor:
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no file {os.path.abspath(path)}")
+        self.path = path
         load = {".onnx": _load_onnx, ".pt": _load_torchscript, ".pt2": _load_torch_export}
         self.run, self.metadata = load[os.path.splitext(path)[1]](path)
         if not self.metadata:
@@ -81,6 +82,7 @@ class ExportedPredictor:
     def config(self) -> CfgNode:
         """The keys that predictions depend on, in a config."""
         cfg = get_cfg()
+        cfg.MODEL.WEIGHTS = self.path
         cfg.INPUT.FORMAT = self.metadata["input_format"]
         cfg.INPUT.MIN_SIZE_TEST = self.metadata["min_size_test"]
         cfg.INPUT.MAX_SIZE_TEST = self.metadata["max_size_test"]

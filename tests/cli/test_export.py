@@ -1,0 +1,98 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_run import write_model
+
+from anchor_heads.cli import main as cli
+from anchor_heads.export import ExportedPredictor
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a config, its weights, data, and what predict makes of them."""
+    folder = tmp_path_factory.mktemp("model")
+    overrides = ["MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, "MODEL.PIXEL_STD", [500.0] * 3]
+    write_model(folder, "GuidedAnchorRetinaNet", overrides)
+    image = np.random.default_rng(0).integers(0, 256, (96, 70, 3), dtype=np.uint8)
+    cv2.imwrite(str(folder / "noise.png"), image)
+    return folder
+
+
+def export(folder, *options):
+    return cli.main(
+        ["export", str(folder / "config.yaml"), "--weights", str(folder / "model.pth"), *options]
+    )
+
+
+def test_predict_runs_the_exported_model_as_the_checkpoint(model, tmp_path):
+    """TorchScript, whose export is the fastest; other formats are compared in tests/export."""
+    path = str(tmp_path / "new" / "model.pt")
+    assert export(model, "--format", "torchscript", "--output", path) == 0
+    results = []
+    for i, arguments in enumerate(
+        (["--weights", path], [str(model / "config.yaml"), "--weights", str(model / "model.pth")])
+    ):
+        out = tmp_path / str(i)
+        paths = ["--json", f"{out}.json", "--output", str(out), str(model / "noise.png")]
+        assert cli.main(["predict", *arguments, *paths]) == 0
+        results.append(json.loads((tmp_path / f"{i}.json").read_text()))
+        assert (out / "noise.png").is_file()
+    ours, expected = results
+    assert ours["categories"] == expected["categories"] == [
+        {"id": 1, "name": "square"}, {"id": 2, "name": "bar"}
+    ]  # fmt: skip
+    assert len(ours["annotations"]) == len(expected["annotations"]) > 0
+    for a, b in zip(ours["annotations"], expected["annotations"], strict=True):
+        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=0.01)
+        assert a["category_id"] == b["category_id"]
+        assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+
+
+def test_options_and_class_names(model, tmp_path, capsys):
+    path = str(tmp_path / "model.pt")
+    options = ["--size", "48", "66", "--image-type", "float32", "--precision", "bfloat16"]
+    names = ["--class-names", "a, b"]
+    assert export(model, "--format", "torchscript", "--output", path, *options, *names) == 0
+    assert f"Wrote {path}: torchscript" in capsys.readouterr().out
+    metadata = ExportedPredictor(path).metadata
+    assert metadata["size"] == [48, 66] and metadata["image_type"] == "float32"
+    assert metadata["precision"] == "bfloat16"
+    assert [x["name"] for x in metadata["categories"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (["--format", "tflite", "--output", "m.tflite"], 'no format "tflite": choose onnx, torch'),
+        (["--format", "onnx", "--output", "m.pt"], "a file of format onnx ends with .onnx"),
+        (["--format", "onnx", "--output", "m.onnx", "--precision", "int8"], "--calibration-images"),
+        (["--format", "onnx", "--output", "m.onnx", "--precision", "bfloat16"], "torchscript"),
+    ],
+)
+def test_wrong_options_are_said_in_one_line(options, message, model, capsys):
+    assert export(model, *options) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("anchor-heads export: error:") and message in lines[-1]
+
+
+def test_weights_of_another_model(model, tmp_path, capsys):
+    torch.save({"model": {"x": torch.ones(1)}}, tmp_path / "other.pth")
+    arguments = ["--format", "onnx", "--output", str(tmp_path / "m.onnx")]
+    config, weights = str(model / "config.yaml"), str(tmp_path / "other.pth")
+    assert cli.main(["export", config, "--weights", weights, *arguments]) == 2
+    assert "other.pth" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_exported_models_are_for_predict_and_need_no_config(model, tmp_path, capsys):
+    path, config = str(tmp_path / "model.pt"), str(model / "config.yaml")
+    assert export(model, "--format", "torchscript", "--output", path) == 0
+    picture = str(model / "noise.png")
+    for arguments, message in (
+        (["predict", "--config-file", config, "--weights", path, picture], "name no config"),
+        (["visualize", config, "--weights", path, picture], "predict alone runs it"),
+    ):
+        assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err.strip().splitlines()[-1]
