@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -156,10 +157,11 @@ def _write_torch_export(recorded, image, path, metadata, any_size, plain):
 
 
 def _write_torchscript(recorded, image, path, metadata, any_size, plain):
-    with recordable(recorded.model, plain=plain):
-        trace = torch.jit.trace(recorded, image, check_trace=False)
-    trace = torch.jit.freeze(trace)
-    torch.jit.save(trace, path, _extra_files={METADATA_FILE: json.dumps(metadata)})
+    with recordable(recorded.model, plain=plain), warnings.catch_warnings():
+        # Of constants in the trace, which are none of the image; of TorchScript's age.
+        warnings.simplefilter("ignore")
+        trace = torch.jit.freeze(torch.jit.trace(recorded, image, check_trace=False))
+        torch.jit.save(trace, path, _extra_files={METADATA_FILE: json.dumps(metadata)})
 
 
 def _write_onnx(recorded, image, path, metadata, any_size, plain):

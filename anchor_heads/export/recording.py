@@ -191,9 +191,7 @@ def resize_shortest_edge(image: Tensor, short_side: int, max_side: int) -> Tenso
 
 def _least(a, b):
     """Of two sizes, which are tensors in a trace."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return torch.minimum(torch.as_tensor(a), torch.as_tensor(b))
-    return min(a, b)
+    return torch.minimum(a, b) if isinstance(a, Tensor) else min(a, b)
 
 
 class _AllFinite(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -124,7 +125,9 @@ def _load_onnx(path):
 def _load_torchscript(path):
     files = {METADATA_FILE: ""}
     try:
-        model = torch.jit.load(path, "cpu", files)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript's age
+            model = torch.jit.load(path, "cpu", files)
     except RuntimeError as error:
         raise ValueError(f"{path} is no TorchScript model: {_first_line(error)}") from error
     return _run_module(model), json.loads(files[METADATA_FILE] or "{}")

@@ -112,10 +112,10 @@ def images():
     return result
 
 
-def detect(model, image):
+def detect(model, image, **size):
     """Boxes, scores and classes of eager PyTorch."""
     with torch.no_grad():
-        instances = model([{"image": image}])[0]["instances"]
+        instances = model([{"image": image, **size}])[0]["instances"]
     return instances.pred_boxes.tensor, instances.scores, instances.pred_classes
 
 
