@@ -6,7 +6,7 @@ replaces anything in Detectron2 or torchvision, while a model is being recorded.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from unittest import mock
 
 import torch
@@ -53,9 +53,9 @@ class Recordable(nn.Module):
         height, width = image.shape[-2:]
         if self.resize:
             image = resize_shortest_edge(image, *self.resize)
-        autocast = torch.autocast(
-            image.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False
-        )
+        autocast = nullcontext()
+        if self.bf16:
+            autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
         with autocast, _AllFinite():
             output = self.model([{"image": image, "height": height, "width": width}])[0]
         instances = output["instances"]
