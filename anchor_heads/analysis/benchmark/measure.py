@@ -1,7 +1,7 @@
 """Models in turn, and the ratios between them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -14,6 +14,7 @@ from torch.utils.benchmark import timer  # waits for the GPU
 
 from anchor_heads.analysis.benchmark.memory import peak_memory
 from anchor_heads.analysis.benchmark.parts import OTHER, Stopwatch, run_by_part
+from anchor_heads.analysis.benchmark.runtimes import RUNTIMES
 from anchor_heads.analysis.benchmark.workload import (
     Workload,
     build_measured_model,
@@ -25,10 +26,6 @@ from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 
 WARMUP_TURNS = 2
 WHOLE = "whole"
-
-# What runs a model: takes a model in eval mode and a batch, and returns what predicts on a batch.
-# Runtimes other than eager are measured as a whole.
-RUNTIMES: dict[str, Callable[[nn.Module, list[dict]], Callable[[list[dict]], object]]] = {}
 
 
 def measure(
@@ -44,7 +41,8 @@ def measure(
         workloads (sequence of Workload): what they do. If no model predicts locations, those that
             differ in the share of them are one.
         repeats (int): turns, after WARMUP_TURNS to warm up.
-        runtimes (sequence of str): of :data:`RUNTIMES`, for inference besides eager PyTorch.
+        runtimes (sequence of str): of :data:`RUNTIMES`, for inference besides eager PyTorch; they
+            are measured as a whole.
 
     Returns:
         list[dict]: for each workload its fields, and as "models" by name: "seconds" of the whole

@@ -134,3 +134,12 @@ def test_training_on_masks_is_refused(tmp_path):
     cfgs["mask"].MODEL.MASK_ON = True
     with pytest.raises(ValueError, match="mask: .*MODEL.MASK_ON False"):
         measure(cfgs, [Workload(SIZE, objects=3)], repeats=1)
+
+
+def test_an_exported_model_keeps_the_given_locations(tmp_path):
+    cfgs = configs(tmp_path, guided="GuidedAnchorRetinaNet")
+    (result,) = measure(cfgs, [Workload(SIZE, kept=0.1)], 1, ["torchscript"])
+    seconds = {name: list(x["seconds"]) for name, x in result["models"].items()}
+    assert "head" in seconds["guided"] and seconds["guided (torchscript)"] == ["whole"]
+    with pytest.raises(ValueError, match="--runtime needs --batch-size 1"):
+        measure(cfgs, [Workload(SIZE, batch_size=2, kept=0.1)], 1, ["torchscript"])
