@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_model
@@ -21,7 +22,12 @@ MODELS = {
     "GuidedAnchorRPN": ("GeneralizedRCNN", RPN, "GuidedAnchorRPN"),
     "DynamicAnchorRPN": ("GeneralizedRCNN", RPN, "DynamicAnchorRPN"),
 }
-FORMATS = ("onnx", "torchscript", "torch-export")
+# The exporter of torch takes some ten seconds for a model.
+FORMATS = (
+    "torchscript",
+    pytest.param("onnx", marks=pytest.mark.slow),
+    pytest.param("torch-export", marks=pytest.mark.slow),
+)
 # One coarse level has a single cell at the second size; none is a multiple of 32.
 SIZES = ((96, 130), (31, 33), (161, 72))
 CATEGORIES = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]

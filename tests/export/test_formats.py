@@ -30,6 +30,14 @@ def test_equals_eager_at_every_size(name, format, export, eager):
     assert_same_detections(predictor.run(grey.numpy()), detect(model, grey))
 
 
+def test_an_onnx_file_equals_eager(export, eager):
+    """One model of the slow tests above, in every run of the tests."""
+    path, model = export("GuidedAnchorRetinaNet", "onnx"), eager("GuidedAnchorRetinaNet")
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    for image in images().values():
+        assert_same_detections(run(path, image), detect(model, image))
+
+
 @pytest.mark.parametrize("name", ["GuidedAnchorRetinaNet", "GuidedAnchorRPN"])
 def test_the_images_keep_few_most_and_no_locations(name, eager):
     """So that the test above covers the location filter."""
@@ -47,6 +55,7 @@ def test_the_images_keep_few_most_and_no_locations(name, eager):
     assert 0 < shares[0] < 0.1 and shares[1] > 0.8 and 0.6 < shares[2] < 1 and shares[3] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_file_is_valid_and_has_operators_of_onnx_alone(name, export):
     model = onnx.load(export(name, "onnx"))
@@ -67,7 +76,7 @@ def test_torchscript_has_no_python_function(export):
     assert not any(kind.startswith(("prim::PythonOp", "prim::Loop")) for kind in kinds)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
 def test_metadata_travels_in_the_file(format, export):
     metadata = ExportedPredictor(export("GuidedAnchorRetinaNet", format)).metadata
     assert [x["name"] for x in metadata["categories"]] == ["square", "bar"]
@@ -112,6 +121,7 @@ def test_resizes_in_the_model(format, export, eager):
         assert_same_detections(run(path, image), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["GuidedAnchorRetinaNet", "DynamicAnchorRetinaNet"])
 def test_plain_operators_in_place_of_deformable_convolutions(name, export, eager):
     path = export(name, "onnx", plain=True)
