@@ -4,6 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ def _load_torch_export(path):
     files = {METADATA_FILE: ""}
     try:
         model = torch.export.load(path, extra_files=files).module()
-    except RuntimeError as error:
+    except (RuntimeError, BadZipFile) as error:
         raise ValueError(f"{path} is no torch.export model: {_first_line(error)}") from error
     return _run_module(model), json.loads(files[METADATA_FILE] or "{}")
 
