@@ -191,19 +191,34 @@ def checkpoint_to_resume(folder: str) -> str:
 
 def newest_whole_checkpoint(folder: str) -> str:
     """The path of the newest checkpoint of a training run in a folder; "" if there is none."""
-    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder or "."))]
-    whole = [path for path in paths if path.endswith(".pth") and zipfile.is_zipfile(path)]
-    for path in sorted(whole, key=os.path.getmtime, reverse=True):
-        if _has_trainer(path):
-            return path
-    return ""
+    paths = [path for _, path in training_checkpoints(folder)]
+    return max(paths, key=os.path.getmtime, default="")
 
 
-def _has_trainer(path: str) -> bool:
-    try:
-        return "trainer" in torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception:  # a damaged file can raise anything
-        return False
+def training_checkpoints(folder: str) -> list[tuple[int, str]]:
+    """(iteration, path) of the checkpoints in a folder that are whole and can be resumed from."""
+    found = []
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        path = os.path.join(folder, name)
+        if not (name.endswith(".pth") and zipfile.is_zipfile(path)):
+            continue
+        try:
+            checkpoint = read_entries(path)
+        except ValueError:
+            continue
+        if "trainer" in checkpoint:
+            found.append((checkpoint["trainer"]["iteration"], path))
+    return found
+
+
+def read_entries(path: str) -> dict:
+    """The entries of a checkpoint; tensors stay in the file until they are used.
+
+    Raises:
+        ValueError: if the file is damaged, or could run code.
+    """
+    with safe_reading(path):
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 def _how_to_go_on(folder: str) -> str:

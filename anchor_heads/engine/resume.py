@@ -2,9 +2,7 @@
 
 import logging
 import math
-import os
 import statistics
-import zipfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.solver import LRMultiplier
 from torch import nn
+
+from anchor_heads.engine.checkpoint import read_entries, training_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,6 @@ UNIMPORTANT = (
     "MODEL.DEVICE",
     "DATALOADER.NUM_WORKERS",
 )
-
-
-def read_checkpoint_entries(path: str) -> dict:
-    """The entries of a training run's checkpoint; tensors stay in the file until they are used."""
-    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 def check_resumed_config(
@@ -50,7 +45,12 @@ def check_resumed_config(
     Raises:
         ValueError: if the checkpoint is of another model or optimizer; names the keys that differ.
     """
-    checkpoint = read_checkpoint_entries(path)
+    checkpoint = read_entries(path)
+    if "trainer" not in checkpoint:
+        raise ValueError(
+            f"--resume: {path} has no state of a training. To start from its weights, name it in "
+            "MODEL.WEIGHTS."
+        )
     changed = changed_keys(checkpoint.get("config", ""), cfg)
 
     shapes = {name: x.shape for name, x in checkpoint["model"].items()}
@@ -188,17 +188,9 @@ def newest_healthy_checkpoint(folder: str, losses: dict[int, float]) -> str:
     Returns:
         str: its path; "" if there is none.
     """
-    found = {}
-    for name in os.listdir(folder):
-        path = os.path.join(folder, name)
-        if not (name.endswith(".pth") and zipfile.is_zipfile(path)):
-            continue
-        checkpoint = read_checkpoint_entries(path)
-        if "trainer" in checkpoint:
-            found[checkpoint["iteration"]] = path
-    for iteration in sorted(found, reverse=True):
+    for iteration, path in sorted(training_checkpoints(folder), reverse=True):
         is_of_earlier_start = iteration + 1 < min(losses, default=0)
         next_loss = losses.get(iteration + 1, math.nan)
         if is_of_earlier_start or total_losses_are_sane([next_loss], losses):
-            return found[iteration]
+            return path
     return ""
