@@ -131,7 +131,7 @@ def start(script: str, *command_line, torchrun: bool = False) -> subprocess.Pope
     return process
 
 
-def finish(process: subprocess.Popen, timeout: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen, timeout: float = 240) -> tuple[int, str]:
     """Wait for a script to end.
 
     Returns:

@@ -60,9 +60,9 @@ def test_a_service_that_is_not_known_or_not_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
 def test_the_services_offline(tmp_path, monkeypatch, name):
-    pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which it reads when imported
+    pytest.importorskip(name)
     (tmp_path / "my_run").mkdir()
     (writer,) = build_trackers(config_for(name, tmp_path))
     with EventStorage() as storage:
