@@ -22,7 +22,7 @@ from anchor_heads.data.coco_format import (
     check_name,
     register_coco_format,
 )
-from anchor_heads.data.coco_json import describe, shorten
+from anchor_heads.data.coco_json import cleaning_of, describe, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -159,9 +159,11 @@ def _check_trainable(cfg, name, coco):
         raise ValueError(f"DATASETS.TRAIN: the file of data set '{name}' has no 'annotations'")
     objects = [annotation for annotation in coco["annotations"] if not annotation["iscrowd"]]
     if not objects and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        box_format = cleaning_of(DatasetCatalog[name].json_file).box_format
+        reason = f". The boxes of its file look like {box_format}" if box_format else ""
         raise ValueError(
             f"DATASETS.TRAIN: data set '{name}' has no object to train on, and images without "
-            "objects are left out (DATALOADER.FILTER_EMPTY_ANNOTATIONS True)"
+            f"objects are left out (DATALOADER.FILTER_EMPTY_ANNOTATIONS True){reason}"
         )
     if cfg.INPUT.COPY_PASTE and not any(annotation.get("segmentation") for annotation in objects):
         raise ValueError(

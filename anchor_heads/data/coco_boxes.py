@@ -17,7 +17,7 @@ CORNERS = "(x0, y0, x1, y1), two corners"
 CENTRES = "(x, y, width, height) with the centre of the box as x, y"
 NORMALISED = "shares of the image's sides, from 0 to 1"
 
-# Boxes by which a format can be told.
+# Boxes by which a format in pixels can be told.
 _MIN_BOXES = 4
 # From this share of boxes outside their image on, they are likely of another format.
 _MANY_OUTSIDE = 0.1
@@ -75,10 +75,10 @@ def likely_format(boxes: np.ndarray, image_sizes: np.ndarray) -> str | None:
         str or None: CORNERS, CENTRES or NORMALISED; None for (x, y, width, height) in pixels, and
         where nothing fits.
     """
+    if len(boxes) and (np.abs(boxes) <= 1).all() and (image_sizes > _SMALL_IMAGE).all():
+        return NORMALISED
     if len(boxes) < _MIN_BOXES:
         return None
-    if (np.abs(boxes) <= 1).all() and (image_sizes > _SMALL_IMAGE).all():
-        return NORMALISED
     first, second = boxes[:, :2], boxes[:, 2:]
     if _inside(first, first + second, image_sizes).mean() > 1 - _MANY_OUTSIDE:
         return None

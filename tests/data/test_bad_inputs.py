@@ -166,6 +166,10 @@ INPUTS = {
     "box outside": (one_box("[100, 100, 5, 5]"), "no object to train on"),
     "box over the edge": (one_box("[-5, -5, 20, 20]"), ACCEPTED),
     "box of text": (one_box('["1", "2", "10", "20"]'), ACCEPTED),
+    "boxes from 0 to 1": (
+        every("annotations", bbox=[0.5, 0.5, 0.005, 0.005]),
+        "no object to train on, .* look like shares of the image's sides, from 0 to 1",
+    ),
     "no boxes": (text(COCO_TEXT % f'{CATEGORIES}, "annotations": []'), "no object to train on"),
     # image files
     "image empty": (
