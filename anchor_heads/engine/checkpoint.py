@@ -7,6 +7,7 @@ import socket
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.error import URLError
 from urllib.parse import urlparse
 
 import numpy as np
@@ -80,7 +81,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 initialised.
 
         Raises:
-            FileNotFoundError: if there is no such file on the main process.
+            FileNotFoundError: if there is no such file on the main process, or an address cannot be
+                reached.
             ValueError: if nothing in the file fits the model, or less than ``complete`` asks for,
                 or the file is damaged or could run code.
             TimeoutError: if an address sends nothing for a minute.
@@ -96,6 +98,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
         try:
             with _no_longer_than(STALLED_SECONDS, path):
                 return super().load(path, checkpointables)
+        except URLError as error:
+            raise FileNotFoundError(
+                f"The weights {path} cannot be downloaded ({error.reason}). Download them "
+                "elsewhere and name the file in MODEL.WEIGHTS, or start from random weights with "
+                "MODEL.WEIGHTS ''."
+            ) from None
         finally:
             forget_refused_load(self)
 

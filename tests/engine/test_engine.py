@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -434,3 +435,15 @@ def test_precise_batch_norm_is_computed(make_config, caplog):
     with caplog.at_level(logging.INFO):
         trainer_for(config).train()
     assert "Running precise-BN for 2 iterations" in caplog.text
+
+
+def test_an_address_that_cannot_be_reached_is_one_line_with_what_to_do(tmp_path):
+    with socket.socket() as free:  # nobody listens at its port
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/R-50.pth"
+    checkpointer = AtomicCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    with pytest.raises(FileNotFoundError) as raised:
+        checkpointer.load(address)
+    message = str(raised.value)
+    assert message.startswith(f"The weights {address} cannot be downloaded (")
+    assert "MODEL.WEIGHTS ''" in message and "\n" not in message
