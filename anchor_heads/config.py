@@ -18,9 +18,9 @@ from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring 
 
 
 def add_run_config(cfg: CfgNode) -> None:
-    """Add the keys that concern a run, whatever its method, to ``cfg``."""
-    # Data sets of one's own: a list of (name, COCO annotation file, image folder). The names can
-    # then be used in DATASETS.TRAIN and DATASETS.TEST.
+    """Add the keys that do not depend on the method."""
+    # Custom data sets: a list of (name, COCO annotation file, image folder). The names can be used
+    # in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO_FORMAT = []
     # Whether to read the headers of all their image files before a run starts: for files that are
     # broken or of another size than the annotation file says, and for the frame of EXIF-rotated
@@ -34,8 +34,8 @@ def add_run_config(cfg: CfgNode) -> None:
     # Random brightness, contrast, saturation (factors from 1 - x to 1 + x) and hue (shifted by up
     # to x, at most 0.5) of training images.
     cfg.INPUT.COLOR_JITTER = [0.0, 0.0, 0.0, 0.0]
-    # "SGD" with SOLVER.MOMENTUM, as all published models, or "AdamW", which learns faster from
-    # scratch.
+    # "SGD" with SOLVER.MOMENTUM, as in all published models, or "AdamW", which converges faster
+    # from scratch.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # In how many parts, one after another, each process goes through its images of a step: a
     # smaller part takes less memory. Batch norm sees the parts, not the whole.
@@ -49,19 +49,19 @@ def add_run_config(cfg: CfgNode) -> None:
     # End a run after this many evaluations (every TEST.EVAL_PERIOD iterations) without a better
     # TEST.BEST_METRIC; 0 = never.
     cfg.SOLVER.EARLY_STOP_PATIENCE = 0
-    # Whether SOLVER.BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS are for the biases of norms, and of what
-    # predicts the offsets of deformable convolutions, too: so in Detectron2, not so in mmcv.
+    # Whether SOLVER.BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS also apply to the biases of norms and of
+    # the layers that predict offsets of deformable convolutions, as in Detectron2 but not in mmcv.
     cfg.SOLVER.BIAS_RULE_FOR_ALL = True
     # Metric by which the best of the evaluated models is kept as model_best.pth, such as "bbox/AP";
     # higher is better. "" = none is kept.
     cfg.TEST.BEST_METRIC = ""
-    # Folder for every evaluated image with its detections painted in. "" = paint nothing.
+    # Folder for the evaluated images with drawn detections. "" = none.
     cfg.TEST.SHOW_DIR = ""
     # Write precision-recall curves, precision and recall of each class at its best F1, and a
     # confusion matrix to OUTPUT_DIR/inference, as PNG and JSON.
     cfg.TEST.CURVES = False
-    # Evaluate NMS recall as well: how many objects the model still finds after NMS, as the
-    # FreeAnchor paper defines it. For one-stage models.
+    # Also evaluate NMS recall as defined in the FreeAnchor paper: the share of detected objects
+    # that are still detected after NMS. For one-stage models.
     cfg.TEST.NMS_RECALL = False
     # Services that get the metrics of a run beside TensorBoard: "wandb", "mlflow", "trackio". They
     # are set up by environment variables of their own.

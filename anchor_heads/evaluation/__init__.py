@@ -1,6 +1,6 @@
-"""Evaluation: COCO AP, recall of proposals, recall of NMS, and images with detections painted in.
+"""Evaluation: COCO AP, recall of proposals, NMS recall, and images with drawn detections.
 
-Results are in percent, in the form that Detectron2 expects: task -> metric -> number.
+Results are in percent, in Detectron2's format: task -> metric -> number.
 """
 
 from anchor_heads.evaluation.build import build_evaluator

@@ -1,4 +1,4 @@
-"""The evaluator of one test set, as the config asks for it."""
+"""The evaluator of a test set."""
 
 import os
 
@@ -20,9 +20,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
     """The evaluator of one test set: COCO AP for detections, average recall for proposals.
 
     Results are written to OUTPUT_DIR/inference, with TEST.CURVES also precision-recall curves and a
-    confusion matrix. With TEST.SHOW_DIR, every evaluated image is also
-    written there with its detections painted in. When there are several test sets, each has a
-    folder of its own in both.
+    confusion matrix. With TEST.SHOW_DIR, the images with drawn detections are written there. With
+    several test sets, each has its own subfolder in both.
 
     As many detections of an image count as the model may make of it, at least COCO's 100. Whatever
     the evaluation of the model's masks and keypoints would fail at is refused here.

@@ -1,8 +1,8 @@
-"""NMS recall: how many of the objects that a one-stage detector finds are still there after NMS.
+"""NMS recall: the share of detected objects of a one-stage detector that NMS keeps.
 
 As the FreeAnchor paper (NeurIPS 2019) defines it: the recall after NMS over the recall before, at
-an IoU threshold, whatever the class of the boxes. A detector whose best located boxes are not
-also its best scored ones loses objects at high thresholds.
+an IoU threshold, regardless of class. A detector whose best localised boxes do not have the highest
+scores loses objects at high thresholds.
 
 Shape shorthand in this module:
 

@@ -1,4 +1,4 @@
-"""Evaluated images with their detections painted in."""
+"""Evaluated images with drawn detections."""
 
 import os
 
@@ -11,7 +11,7 @@ from anchor_heads.visualization.drawing import draw_detections
 
 
 class PaintedImagesEvaluator(DatasetEvaluator):
-    """Writes each image with the detections or proposals of the model painted in.
+    """Writes each image with the detections or proposals of the model.
 
     It computes no results. In distributed evaluation each process writes the images it evaluates.
     """
@@ -20,8 +20,8 @@ class PaintedImagesEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name (str): a registered data set; class names are taken from its metadata.
-            output_dir (str): folder for the images. They lie there as in the data set's image
-                folder; where that is unknown, the image's id comes before the file's name.
+            output_dir (str): folder for the images, with the same structure as the data set's
+                image folder. If that is unknown, the file name gets the image id as prefix.
         """
         self._metadata = MetadataCatalog.get(dataset_name)
         self._output_dir = output_dir
