@@ -27,7 +27,7 @@ class Config(CfgNode):
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
         """Same as Detectron2's, where tags that run code are allowed by default.
 
-        Data sets that are not at hand get the class names that a run has noted in its config.
+        Data sets that are not available get the class names stored in the config of a run.
 
         Args:
             cfg_filename (str): path of a file, or name of a shipped config.
@@ -52,7 +52,7 @@ class Config(CfgNode):
 
 
 def _adopt(node: CfgNode) -> None:
-    """Give all nodes below one type, which merging asks for."""
+    """Give all nodes below one type, which merging requires."""
     for name, value in node.items():
         if isinstance(value, CfgNode):
             node[name] = value = value if isinstance(value, Config) else Config(value)
@@ -158,7 +158,7 @@ def _parse(text: str, path: str, allow_unsafe: bool) -> dict:
 
 
 def _find_base(base: str, path: str) -> str:
-    """The file that ``_BASE_`` names: beside the file that builds on it, or shipped."""
+    """The file that ``_BASE_`` names: relative to the config file, or a shipped config."""
     expanded = os.path.expanduser(base)
     beside = expanded if "://" in base else str(Path(path).parent / expanded)
     if PathManager.isfile(beside):

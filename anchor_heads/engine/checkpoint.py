@@ -42,7 +42,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
             tag (bool): whether the checkpoints are to be resumed from: ``last_checkpoint`` names
                 the last one that was saved.
-            extra (dict or None): entries of every checkpoint beside the model and its trainer.
+            extra (dict or None): entries of every checkpoint besides the model and its trainer.
         """
         super().__init__(model, save_dir, **kwargs)
         self.path_manager = _AtomicWrites(self.path_manager)
@@ -76,7 +76,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
 
         Args:
             path (str): "" = load nothing.
-            checkpointables (sequence[str] or None): what to load beside the model; None = all.
+            checkpointables (sequence[str] or None): what to load besides the model; None = all.
             complete (bool): whether it is an error if a parameter of the model stays as
                 initialised.
 

@@ -1,4 +1,4 @@
-"""Hooks beside Detectron2's own."""
+"""Hooks in addition to Detectron2's."""
 
 import math
 import os
@@ -194,7 +194,7 @@ class EndOfStep(HookBase):
 
 
 class PicturesInTraining(HookBase):
-    """Every VIS_PERIOD iterations, ground truth beside detections of one training image.
+    """Every VIS_PERIOD iterations, ground truth and detections of one training image.
 
     The picture goes to TensorBoard. GeneralizedRCNN and ProposalNetwork make theirs themselves;
     Detectron2's dense detectors leave VIS_PERIOD unheeded. Training is not touched by it.

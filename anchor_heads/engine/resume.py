@@ -141,7 +141,7 @@ def apply_settings(
 
 
 def scale_to_epochs(cfg: CfgNode) -> CfgNode:
-    """The config with the iterations that SOLVER.MAX_EPOCHS asks for.
+    """The config with the number of iterations for SOLVER.MAX_EPOCHS.
 
     SOLVER.STEPS keep their shares of the length.
     """

@@ -218,7 +218,7 @@ def _check_parts(cfg: CfgNode, images_per_process: int) -> None:
 
 
 def _scaled_overrides(cfg: CfgNode, args: Namespace, num_processes: int) -> str:
-    """Overrides for the wanted batch, or the next that can be divided among the processes."""
+    """Overrides for the requested batch size, or the next that all processes can share equally."""
     wanted = max(cfg.SOLVER.IMS_PER_BATCH, 1)
     batch_size = -(-wanted // num_processes) * num_processes
     scaled = _file_config(args)

@@ -70,7 +70,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             ValueError, FileNotFoundError: if the data sets cannot be used or do not fit the model,
-                or the config asks for an evaluation that the model or the data cannot have.
+                or the config enables an evaluation that the model or the data do not support.
         """
         # DefaultTrainer's own __init__ has the same parts in the same order, but cannot wrap a
         # model for several processes on the CPU, and builds its step and checkpointer itself.
@@ -350,7 +350,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def run_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> dict:
-        """The evaluations that the config asks for beside the usual one.
+        """The evaluations that the config enables in addition to the usual one.
 
         With TEST.AUG.ENABLED, test-time augmentation; its tasks have the suffix "_TTA". With
         TEST.NMS_RECALL, the recall of NMS.
@@ -384,7 +384,7 @@ class Trainer(DefaultTrainer):
         """Raise at once what :meth:`run_extra_evaluations` would raise after the training.
 
         Raises:
-            TypeError, ValueError: if the config asks for an evaluation that the model cannot have.
+            TypeError, ValueError: if the model does not support an evaluation of the config.
         """
         if cfg.TEST.AUG.ENABLED:
             build_tta(cfg, model)
@@ -444,7 +444,7 @@ def train_or_evaluate(args: Namespace) -> dict | None:
 
 
 def _extra(cfg: CfgNode) -> dict:
-    """What every checkpoint has beside the weights."""
+    """What every checkpoint contains besides the weights."""
     return {
         "config": cfg.dump(),
         "class_names": list(cfg.MODEL.CLASS_NAMES),

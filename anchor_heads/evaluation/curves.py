@@ -32,7 +32,7 @@ class OperatingPoint(NamedTuple):
 
 
 class ClassResult(NamedTuple):
-    """A class as COCO evaluates it, at IoU 0.5 where nothing else is said. Numbers from 0 to 1."""
+    """A class as COCO evaluates it, at IoU 0.5 unless stated otherwise. Numbers from 0 to 1."""
 
     name: str
     num_objects: int
@@ -198,7 +198,7 @@ def _iou(detections, objects, crowd):
 
 
 def _mean(values):
-    """The mean of COCO's numbers, where -1 stands for none."""
+    """The mean of COCO's numbers; -1 means none."""
     values = values[values > -1]
     return float(values.mean()) if values.size else float("nan")
 

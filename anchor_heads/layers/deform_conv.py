@@ -186,7 +186,7 @@ def _full_precision(*tensors: Tensor | None) -> list[Tensor | None]:
 class DeformConv(nn.Module):
     """A deformable convolution whose offsets (and mask) are given by the caller.
 
-    Its parameters are ``weight`` and, if wanted, ``bias``.
+    Its parameters are ``weight`` and, optionally, ``bias``.
     """
 
     def __init__(

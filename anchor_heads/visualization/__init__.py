@@ -1,1 +1,1 @@
-"""Every picture that is drawn."""
+"""Drawing of anchors, detections and plots."""

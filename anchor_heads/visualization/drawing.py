@@ -161,7 +161,7 @@ def ground_truth_beside_detections(
 def picture_of_data_set(
     predictor, dataset_name: str, num_images: int, score_threshold: float = SCORE_THRESHOLD
 ) -> np.ndarray:
-    """Ground truth beside detections for the first images of a data set.
+    """Ground truth and detections, side by side, for the first images of a data set.
 
     Args:
         predictor (callable): takes a BGR image and returns {"instances": Instances} or
