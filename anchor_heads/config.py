@@ -4,6 +4,8 @@ This is the one place that knows all methods: importing it registers their meta 
 and proposal generators.
 """
 
+from importlib import import_module
+
 from anchor_heads._requirements import check_requirements
 
 check_requirements()  # before anything below imports torch or Detectron2
@@ -14,7 +16,12 @@ from detectron2.config import get_cfg as get_detectron2_cfg  # noqa: E402
 from anchor_heads.config_files import Config  # noqa: E402
 from anchor_heads.modeling.backbone import add_backbone_config  # noqa: E402
 from anchor_heads.modeling.timm_backbone import add_timm_config  # noqa: E402
-from anchor_heads.projects import dynamic_anchor, free_anchor, guided_anchoring  # noqa: E402
+
+# The folders of projects/. Importing a method registers its models; add_config adds its keys.
+METHODS = [
+    import_module(f"anchor_heads.projects.{name}")
+    for name in ("free_anchor", "guided_anchoring", "dynamic_anchor")
+]
 
 
 def add_run_config(cfg: CfgNode) -> None:
@@ -81,7 +88,6 @@ def get_cfg() -> CfgNode:
     add_run_config(cfg)
     add_backbone_config(cfg)
     add_timm_config(cfg)
-    free_anchor.add_config(cfg)
-    guided_anchoring.add_config(cfg)
-    dynamic_anchor.add_config(cfg)
+    for method in METHODS:
+        method.add_config(cfg)
     return cfg

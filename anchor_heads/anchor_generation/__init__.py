@@ -3,7 +3,13 @@ model's anchors."""
 
 from .dense_anchors import DenseAnchorStrategy
 from .feature_adaption import FeatureAdaption
-from .shaped_anchors import SquareGenerator, build_square_generator, decode_shapes, shape_scale
+from .shaped_anchors import (
+    SquareGenerator,
+    build_square_generator,
+    decode_levels,
+    decode_shapes,
+    shape_scale,
+)
 from .strategy import (
     AnchorStrategy,
     Assignment,
@@ -23,6 +29,7 @@ __all__ = [
     "LocationMap",
     "SquareGenerator",
     "build_square_generator",
+    "decode_levels",
     "decode_shapes",
     "get_anchor_strategy",
     "shape_scale",

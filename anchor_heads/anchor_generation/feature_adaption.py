@@ -27,8 +27,8 @@ class FeatureAdaption(nn.Module):
         if in_channels % offset_groups:
             raise ValueError(
                 f"The feature has {in_channels} channels, which cannot be divided into "
-                f"{offset_groups} parts of the same size. Choose MODEL.FPN.OUT_CHANNELS, or the "
-                "channels of the head's own convolutions, accordingly."
+                f"{offset_groups} parts of the same size. Choose the channels of the FPN, or of "
+                "the head's own convolutions, accordingly."
             )
         self.conv_offset = nn.Conv2d(2, offset_groups * 2 * 9, kernel_size=1, bias=False)
         self.conv_adaption = DeformConv(in_channels, out_channels, kernel_size=3)

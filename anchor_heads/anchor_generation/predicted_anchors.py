@@ -4,7 +4,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-from anchor_heads.modeling.matching import Match, match_valid
+from anchor_heads.modeling.matching import Match, has_area
 
 from .strategy import AnchorStrategy, Assignment
 
@@ -28,17 +28,18 @@ class PredictedAnchorStrategy(AnchorStrategy):
 
         Args:
             anchors (Tensor): (R, 4).
-            valid (Tensor): (R,) bool, the anchors that may learn.
+            valid (Tensor): (1, R) bool, the anchors that may learn.
             objects (Instances): with "gt_boxes".
         """
-        usable = valid & Boxes(anchors).nonempty()
-        match = match_valid(self.owner.anchor_matcher, objects.gt_boxes.tensor, anchors, usable)
+        match = self.owner.anchor_matcher(
+            [objects.gt_boxes.tensor], anchors[None, :, None], valid & has_area(anchors)
+        )
         return self._matched("class and box, by IoU", anchors, match, objects)
 
     def _matched(self, rule: str, anchors: Tensor, match: Match, objects: Instances) -> Assignment:
-        """The anchors (R, 4) that are positive in a match, with their IoU."""
-        chosen = (match.labels == 1).nonzero()[:, 0]
-        boxes, matched_idxs = anchors[chosen], match.matched_idxs[chosen]
+        """The anchors (R, 4) that are positive in the match of one image, with their IoU."""
+        chosen = (match.labels[0] == 1).nonzero()[:, 0]
+        boxes, matched_idxs = anchors[chosen], match.matched_idxs[0, chosen]
         return Assignment(
             rule=rule,
             boxes=boxes,

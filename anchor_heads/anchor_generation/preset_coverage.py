@@ -54,8 +54,8 @@ def best_preset_iou(
 
 
 def smallest_sizes(generator: DefaultAnchorGenerator) -> list[float]:
-    """The square root of the area of each level's smallest anchor, in pixels."""
-    return [float(Boxes(x).area().min().sqrt()) for x in generator.cell_anchors]
+    """The square root of the area of each level's smallest anchor, in pixels, to 0.001."""
+    return [round(float(Boxes(x).area().min().sqrt()), 3) for x in generator.cell_anchors]
 
 
 def _best_iou(boxes, points, cell_anchors):

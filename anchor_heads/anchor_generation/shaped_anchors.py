@@ -1,4 +1,4 @@
-"""Anchors from predicted shapes: one square per location, stretched.
+"""Anchors from predicted shapes: one square per location, scaled in width and height.
 
 Shape shorthand in this module:
 
@@ -15,8 +15,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
 
+from .preset_coverage import smallest_sizes
+
 # Widths and heights stay within a factor of a million of the square's, as published.
-MAX_LOG_STRETCH = -math.log(1e-6)
+MAX_LOG_SCALE = -math.log(1e-6)
 # Published training pads each image to multiples of this, and lets only cells in it learn.
 PADDING_MULTIPLE = 32
 
@@ -43,11 +45,11 @@ class SquareGenerator(DefaultAnchorGenerator):
             aspect_ratio (float): height over width, above 0.
 
         Raises:
-            ValueError: if the sides do not grow from level to level.
+            ValueError: if the sides are not above 0, or do not grow from level to level.
         """
-        if sides != sorted(set(sides)):
+        if not sides[0] > 0 or sides != sorted(set(sides)):
             raise ValueError(
-                f"The smallest MODEL.ANCHOR_GENERATOR.SIZES of the levels are {sides}; they must "
+                f"The smallest anchor sizes of the levels are {sides}; they must be above 0 and "
                 "grow from level to level, for each object to belong to one of them. Write a list "
                 "of sizes per level."
             )
@@ -69,17 +71,36 @@ class SquareGenerator(DefaultAnchorGenerator):
         Returns:
             Tensor: (N, R) bool.
         """
-        batch = []
-        for image_size in image_sizes:
-            padded = [-(-side // PADDING_MULTIPLE) * PADDING_MULTIPLE for side in image_size]
-            inside = []
-            for x, stride in zip(features, self.strides, strict=True):
-                cells = torch.zeros(x.shape[2:], dtype=torch.bool)
-                height, width = (-(-side // stride) for side in padded)
-                cells[:height, :width] = True
-                inside.append(cells.flatten())
-            batch.append(torch.cat(inside))
-        return torch.stack(batch).to(features[0].device)
+        return torch.cat(
+            [
+                self._valid_level(tuple(x.shape[2:]), stride, image_sizes, x.device)
+                for x, stride in zip(features, self.strides, strict=True)
+            ],
+            dim=1,
+        )
+
+    @staticmethod
+    def _valid_level(size, stride, image_sizes, device):
+        """(N, H*W) of one level."""
+        height, width = size
+        limits = [[_padded_cells(side, stride) for side in x] for x in image_sizes]
+        if all(rows >= height and columns >= width for rows, columns in limits):
+            return torch.ones((len(limits), height * width), dtype=torch.bool, device=device)
+        rows, columns = torch.tensor(limits, device=device).unsqueeze(-1).unbind(1)  # (N, 1) each
+        row, column = (torch.arange(cells, device=device) for cells in size)
+        return ((row < rows)[:, :, None] & (column < columns)[:, None]).flatten(1)
+
+    @classmethod
+    def of(cls, generator: DefaultAnchorGenerator) -> "SquareGenerator":
+        """Squares of the smallest size of each level of a generator, around the same centres."""
+        return cls(
+            sides=smallest_sizes(generator), strides=generator.strides, offset=generator.offset
+        )
+
+
+def _padded_cells(side: int, stride: int) -> int:
+    padded = -(-side // PADDING_MULTIPLE) * PADDING_MULTIPLE
+    return -(-padded // stride)
 
 
 def build_square_generator(
@@ -108,7 +129,7 @@ def build_square_generator(
 
 def shape_scale(deltas: Tensor) -> Tensor:
     """exp(deltas), within a factor of a million of 1."""
-    return deltas.clamp(-MAX_LOG_STRETCH, MAX_LOG_STRETCH).exp()
+    return deltas.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE).exp()
 
 
 def decode_shapes(squares: Tensor, deltas: Tensor) -> Tensor:
@@ -125,3 +146,17 @@ def decode_shapes(squares: Tensor, deltas: Tensor) -> Tensor:
     centre, half = (upper_left + lower_right) / 2, (lower_right - upper_left) / 2
     half = half * shape_scale(deltas)
     return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def decode_levels(squares: Sequence[Tensor], deltas: Sequence[Tensor]) -> list[Tensor]:
+    """:func:`decode_shapes` of all locations of all levels, in one go.
+
+    Args:
+        squares (sequence of Tensor): (H*W, 4) per level.
+        deltas (sequence of Tensor): (N, H*W, 2) per level.
+
+    Returns:
+        list[Tensor]: (N, H*W, 4) per level.
+    """
+    anchors = decode_shapes(torch.cat(list(squares)), torch.cat(list(deltas), dim=1))
+    return list(anchors.split([len(level) for level in squares], dim=1))

@@ -1,14 +1,22 @@
 """Box regression where it differs from Detectron2's."""
 
 import torch
-from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
-from detectron2.structures import Boxes
+from detectron2.layers import ciou_loss, diou_loss
+from detectron2.modeling.box_regression import Box2BoxTransform
+from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
+
+BOX_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
 class BoundedBox2BoxTransform(Box2BoxTransform):
     """Detectron2's transform, which bounds how much a box may grow, with the same bound on how much
     it may shrink, as mmdetection has: by a factor of ``exp(scale_clamp)`` = 62.5."""
+
+    @classmethod
+    def of(cls, transform: Box2BoxTransform) -> "BoundedBox2BoxTransform":
+        """The transform with the same weights and the same bound on growth."""
+        return cls(transform.weights, transform.scale_clamp)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """See :meth:`Box2BoxTransform.apply_deltas`."""
@@ -27,7 +35,7 @@ def box_regression_loss(
     loss_type: str,
     smooth_l1_beta: float,
 ) -> Tensor:
-    """Detectron2's box loss of anchors that are all positive, wherever they come from.
+    """The box loss of Detectron2's dense detectors, of anchors that are all positive.
 
     Args:
         transform (Box2BoxTransform): between anchors and boxes.
@@ -40,13 +48,7 @@ def box_regression_loss(
     Returns:
         Tensor: scalar, the sum over the anchors.
     """
-    all_of_them = torch.ones(1, len(anchors), dtype=torch.bool, device=anchors.device)
-    return _dense_box_regression_loss(
-        [Boxes(anchors)],
-        transform,
-        [deltas[None]],
-        [gt_boxes],
-        all_of_them,
-        loss_type,
-        smooth_l1_beta,
-    )
+    if loss_type == "smooth_l1":
+        targets = transform.get_deltas(anchors, gt_boxes)
+        return smooth_l1_loss(deltas, targets, smooth_l1_beta, reduction="sum")
+    return BOX_LOSSES[loss_type](transform.apply_deltas(deltas, anchors), gt_boxes, reduction="sum")

@@ -7,7 +7,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 
-def loss_normalizer(count: float, device: torch.device, least: float = 1.0) -> Tensor:
+def loss_normalizer(count: Tensor | float, device: torch.device, least: float = 1.0) -> Tensor:
     """What each process divides its summed loss by, for a loss normalised over all of them.
 
     It is the mean count of a process, max(least, total) / processes: after
@@ -16,7 +16,8 @@ def loss_normalizer(count: float, device: torch.device, least: float = 1.0) -> T
     without objects too.
 
     Args:
-        count (float): what this process has of the thing counted, for example objects.
+        count (Tensor or float): what this process has of the thing counted, for example objects;
+            a scalar.
         device (torch.device): where the result is wanted.
         least (float): above 0. What a total of sums of weights, not of counts, must reach.
 
@@ -26,9 +27,9 @@ def loss_normalizer(count: float, device: torch.device, least: float = 1.0) -> T
     return sum_over_processes(count, device).clamp(min=least) / comm.get_world_size()
 
 
-def sum_over_processes(count: float, device: torch.device) -> Tensor:
+def sum_over_processes(count: Tensor | float, device: torch.device) -> Tensor:
     """The total of what each process has, a float32 scalar. Every process must call it."""
-    total = torch.tensor(float(count), device=device)
+    total = torch.as_tensor(count, dtype=torch.float32, device=device).clone()
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(total)
     return total

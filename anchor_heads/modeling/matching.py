@@ -9,18 +9,24 @@ Shape shorthand in this module:
     A: number of boxes that stand for one anchor
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import NamedTuple
 
 import torch
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import get_event_storage
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Instances
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-# Entries of one chunk of the M x R overlap matrix. On a CPU a chunk with its temporaries should
-# stay in the cache; on a GPU it should be large enough to hide the launch of a kernel.
+from anchor_heads.modeling.statistics import put_scalars
+
+# Entries of one chunk of the overlap matrix. On a CPU a chunk with its temporaries should stay in
+# the cache; on a GPU it should be large enough to hide the launch of a kernel.
 CHUNK_ENTRIES = {"cpu": 2**19, "cuda": 2**25}
+
+# A box that no object overlaps.
+NOWHERE = (-2e6, -2e6, -1e6, -1e6)
 
 
 def pairwise_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -28,50 +34,78 @@ def pairwise_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slic
 
     Args:
         objects (Tensor): (M, 4) boxes.
-        anchors (Tensor): (R, 4) boxes; or (R, A, 4), then the best of A boxes counts.
+        anchors (Tensor): (R, 4) boxes.
 
     Yields:
         slice: the objects of this chunk, m >= 1 of them.
         Tensor: (m, R) float32, valid until the next chunk is asked for. NaN where both boxes are
         empty.
     """
-    # One box per anchor at a time: the matrix and its temporaries then stay in the cache.
-    boxes = [x.t().contiguous() for x in anchors.unsqueeze(1).flatten(1, -2).unbind(1)]
-    areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
-    entries = CHUNK_ENTRIES.get(anchors.device.type, CHUNK_ENTRIES["cpu"])
-    step = max(1, entries // max(1, len(anchors)))
-    for start in range(0, len(objects), step):
-        chunk = slice(start, start + step)
-        overlaps = (_iou(objects[chunk], *pair) for pair in zip(boxes, areas, strict=True))
-        yield chunk, reduce(torch.maximum, overlaps)
+    anchors = anchors.t().contiguous()
+    for chunk in chunks(len(objects), anchors.shape[1], anchors.device):
+        yield chunk, _iou(objects[chunk], anchors)
 
 
-def _iou(objects: Tensor, boxes: Tensor, areas: Tensor) -> Tensor:
-    """(m, R) of objects (m, 4) and boxes (4, R) with their areas (R,)."""
-    x0, y0, x1, y1 = boxes
-    left, top, right, bottom = objects.unbind(1)
-    object_area = (right - left) * (bottom - top)
-    width = torch.minimum(right[:, None], x1).sub_(torch.maximum(left[:, None], x0))
-    height = torch.minimum(bottom[:, None], y1).sub_(torch.maximum(top[:, None], y0))
+def chunks(count: int, entries: int, device: torch.device) -> Iterator[slice]:
+    """Parts of ``count`` rows of so many entries each, small enough to work on at a time."""
+    step = _chunk_rows(entries, device)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _chunk_rows(entries: int, device: torch.device) -> int:
+    most = CHUNK_ENTRIES.get(device.type, CHUNK_ENTRIES["cpu"])
+    return max(1, most // max(1, entries))
+
+
+def pad_objects(gt_boxes: Sequence[Tensor]) -> tuple[list[int], Tensor, Tensor]:
+    """The boxes of N images as one tensor, padded with zeros, the images with most objects first.
+
+    So the images that have a j-th object are the first ones for any j.
+
+    Args:
+        gt_boxes (sequence of Tensor): (M, 4) for each image.
+
+    Returns:
+        list[int]: which image each row stands for.
+        Tensor: (N, largest M, 4).
+        Tensor: (N, largest M) bool, False for padding.
+    """
+    order = sorted(range(len(gt_boxes)), key=lambda i: -len(gt_boxes[i]))
+    padded = pad_sequence([gt_boxes[i] for i in order], batch_first=True)
+    counts = torch.tensor([len(gt_boxes[i]) for i in order], device=padded.device)
+    return order, padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+
+
+def _iou(objects: Tensor, boxes: Tensor) -> Tensor:
+    """(..., m, R) of objects (..., m, 4) and boxes (4, ..., R), each coordinate contiguous."""
+    x0, y0, x1, y1 = boxes.unsqueeze(-2)
+    left, top, right, bottom = objects.unsqueeze(-2).unbind(-1)
+    object_area, area = (right - left) * (bottom - top), (x1 - x0) * (y1 - y0)
+    width = torch.minimum(right, x1).sub_(torch.maximum(left, x0))
+    height = torch.minimum(bottom, y1).sub_(torch.maximum(top, y0))
     overlap = width.clamp_(min=0).mul_(height.clamp_(min=0))
-    union = (object_area[:, None] + areas).sub_(overlap)
+    union = (object_area + area).sub_(overlap)
     return overlap.div_(union)
 
 
 class Match(NamedTuple):
-    """Which object each anchor is to learn."""
+    """Which object each anchor of a batch is to learn."""
 
     matched_idxs: Tensor
-    """(R,) int64, an index of an object. Undefined for those not labelled 1."""
+    """(N, R) int64, an index of an object of the image. Undefined for those not labelled 1."""
     labels: Tensor
-    """(R,) int8: 1 = the anchor learns its object, 0 = background, -1 = ignored."""
+    """(N, R) int8: 1 = the anchor learns its object, 0 = background, -1 = ignored."""
     best_iou: Tensor
-    """(M,) float32, the highest IoU that any anchor has with the object."""
+    """(sum of M,) float32, the highest IoU that any anchor of its image has with each object."""
 
 
 @torch.no_grad()
 def match_max_iou(
-    objects: Tensor, anchors: Tensor, thresholds: Sequence[float], min_iou: float
+    gt_boxes: Sequence[Tensor],
+    anchors: Tensor,
+    thresholds: Sequence[float],
+    min_iou: float,
+    valid: Tensor | None = None,
 ) -> Match:
     """Match each anchor with the object that it overlaps most.
 
@@ -80,39 +114,72 @@ def match_max_iou(
     the object that they overlap most, and knows no ``min_iou``.)
 
     Args:
-        objects (Tensor): (M, 4) boxes, M may be 0.
-        anchors (Tensor): (R, 4) boxes; or (R, A, 4), then the best of A boxes counts.
+        gt_boxes (sequence of Tensor): for each of N images (M, 4), M may be 0.
+        anchors (Tensor): (N, R, A, 4), or (1, R, A, 4) if all images have the same. The best of A
+            boxes counts.
         thresholds (sequence of float): an anchor whose highest IoU is below the first is
             background, from the last on it learns; in between it is ignored.
         min_iou (float): an object takes its best anchors only if their IoU is at least this.
+        valid (Tensor or None): (N, R) bool, anchors that may be matched, all of them with width and
+            height; the others are ignored. None for all.
 
     Returns:
         Match: without gradient.
     """
-    if len(anchors) == 0:  # there is no maximum over nothing
-        none = torch.zeros(0, dtype=torch.int64, device=anchors.device)
-        return Match(none, none.to(torch.int8), objects.new_zeros(len(objects)))
-    best = anchors.new_zeros(len(anchors))  # of each anchor, over the objects so far
-    matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
-    taken_by = torch.full_like(matched, -1)
-    best_of_objects = objects.new_zeros(len(objects))
-    for chunk, iou in pairwise_iou_chunks(objects, anchors):
-        best_here, object_here = iou.max(dim=0)
-        better = best_here > best
-        best[better] = best_here[better]
-        matched[better] = object_here[better] + chunk.start
+    num_images, num_anchors, device = len(gt_boxes), anchors.shape[1], anchors.device
+    order, objects, real = pad_objects(gt_boxes)
+    counts = [len(gt_boxes[i]) for i in order]
+    shared = len(anchors) < num_images
+    if not shared:
+        if valid is not None:
+            anchors = anchors.where(valid[..., None, None], anchors.new_tensor(NOWHERE))
+        anchors = _reordered(anchors, order)
+    valid = None if valid is None else _reordered(valid, order)
+    boxes = anchors.permute(3, 2, 0, 1).contiguous()  # (4, A, N or 1, R)
+    # As many of the A boxes at a time as keep the matrix and its temporaries in the cache.
+    parts = boxes.split(_chunk_rows(num_images * num_anchors, device), dim=1)
 
-        best_of_object = iou.amax(dim=1)
-        takes = (iou == best_of_object[:, None]) & (best_of_object >= min_iou)[:, None]
-        taker, taken = takes.nonzero(as_tuple=True)
-        taken_by.scatter_reduce_(0, taken, taker + chunk.start, "amax")
-        best_of_objects[chunk] = best_of_object
+    best = torch.zeros((num_images, num_anchors), device=device)  # over the objects so far
+    matched = torch.zeros((num_images, num_anchors), dtype=torch.int64, device=device)
+    taken_by = torch.full_like(matched, -1)
+    best_of_objects = objects.new_zeros(objects.shape[:2])
+    rows = 0 if num_anchors == 0 else objects.shape[1]  # there is no maximum over nothing
+    for chunk in chunks(rows, num_images * num_anchors, device):
+        n = sum(count > chunk.start for count in counts)  # images with objects in this chunk
+        here = objects[:n, chunk]
+        ious = (iou for part in parts for iou in _iou(here, part[:, :, :n]))  # A of (n, m, R)
+        iou = reduce(torch.maximum, ious)
+        if shared and valid is not None:
+            iou.mul_(valid[:n, None])
+        best_here, object_here = iou.max(dim=1)
+        better = best_here > best[:n]
+        matched[:n] = torch.where(better, object_here + chunk.start, matched[:n])
+        best[:n] = torch.maximum(best_here, best[:n])
+
+        best_of_object = iou.amax(dim=2)
+        best_of_objects[:n, chunk] = best_of_object
+        may_take = real[:n, chunk] & (best_of_object >= min_iou)
+        takes = (iou == best_of_object[..., None]) & may_take[..., None]
+        image, taker, taken = takes.nonzero(as_tuple=True)
+        index = image * num_anchors + taken
+        taken_by.view(-1).scatter_reduce_(0, index, taker + chunk.start, "amax")
 
     labels = torch.full_like(matched, -1, dtype=torch.int8)
-    labels[best < thresholds[0]] = 0
-    labels[best >= thresholds[-1]] = 1
-    labels[taken_by >= 0] = 1
-    return Match(torch.where(taken_by >= 0, taken_by, matched), labels, best_of_objects)
+    labels.masked_fill_(best < thresholds[0], 0).masked_fill_(best >= thresholds[-1], 1)
+    labels.masked_fill_(taken_by >= 0, 1)
+    if valid is not None:
+        labels.masked_fill_(~valid, -1)
+    matched = torch.where(taken_by >= 0, taken_by, matched)
+    back = sorted(range(num_images), key=order.__getitem__)
+    return Match(
+        _reordered(matched, back),
+        _reordered(labels, back),
+        torch.cat([best_of_objects[row, : counts[row]] for row in back]),
+    )
+
+
+def _reordered(x: Tensor, order: list[int]) -> Tensor:
+    return x if order == sorted(order) else x[order]
 
 
 class MaxIoUMatcher:
@@ -137,67 +204,63 @@ class MaxIoUMatcher:
         self.thresholds = tuple(thresholds)
         self.min_iou = min_iou
 
-    def __call__(self, objects: Tensor, anchors: Tensor) -> Match:
+    @classmethod
+    def of(cls, matcher: Matcher, min_iou: float) -> "MaxIoUMatcher":
+        """With the thresholds and labels of Detectron2's ``Matcher``."""
+        _, *thresholds, _ = matcher.thresholds  # between -inf and inf
+        return cls(thresholds, matcher.labels, min_iou)
+
+    def __call__(
+        self, gt_boxes: Sequence[Tensor], anchors: Tensor, valid: Tensor | None = None
+    ) -> Match:
         """See :func:`match_max_iou`."""
-        return match_max_iou(objects, anchors, self.thresholds, self.min_iou)
-
-
-def match_valid(matcher: Callable, objects: Tensor, anchors: Tensor, valid: Tensor) -> Match:
-    """Match objects with some of the anchors only; the others are ignored.
-
-    Args:
-        matcher (callable): takes objects and anchors and returns a :class:`Match`.
-        objects (Tensor): (M, 4) boxes.
-        anchors (Tensor): (R, ...), as the matcher takes them.
-        valid (Tensor): (R,) bool.
-
-    Returns:
-        Match: of all R anchors; those that are not valid are labelled -1.
-    """
-    if valid.all():
-        return matcher(objects, anchors)
-    match = matcher(objects, anchors[valid])
-    matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
-    labels = torch.full_like(matched, -1, dtype=torch.int8)
-    matched[valid], labels[valid] = match.matched_idxs, match.labels
-    return Match(matched, labels, match.best_iou)
-
-
-class BatchMatch(NamedTuple):
-    """What each anchor of a batch is to learn, where each image has its own anchors."""
-
-    matched_idxs: Tensor
-    """(N, R) int64, an index of an object of the image. Undefined for those not labelled 1."""
-    labels: Tensor
-    """(N, R) int8, see :class:`Match`."""
-    boxes: Tensor
-    """(N, R, 4) boxes of the objects. Undefined for those not labelled 1."""
+        return match_max_iou(gt_boxes, anchors, self.thresholds, self.min_iou, valid)
 
 
 @torch.no_grad()
 def match_predicted_anchors(
-    matcher: Callable, gt_instances: list[Instances], anchors: Tensor, valid: Tensor
-) -> BatchMatch:
+    matcher: MaxIoUMatcher, gt_instances: list[Instances], anchors: Tensor, valid: Tensor
+) -> tuple[Match, Tensor]:
     """Match objects with the anchors that were predicted for their image.
 
     Anchors without width or height are ignored. The mean of the best IoU that an anchor has with
     each object goes to the event storage as "predicted_anchor/best_iou".
 
     Args:
-        matcher (callable): takes objects and anchors and returns a :class:`Match`.
+        matcher (MaxIoUMatcher): the rule.
         gt_instances (list[Instances]): N of them, with "gt_boxes".
         anchors (Tensor): (N, R, 4).
         valid (Tensor): (N, R) bool, the anchors that may learn; the others are ignored.
+
+    Returns:
+        Match: of the N images.
+        Tensor: (N, R, 4) boxes of the matched objects. Undefined for those not labelled 1.
     """
-    results, best_iou = [], []
-    for gt, anchors_i, valid_i in zip(gt_instances, anchors, valid, strict=True):
-        objects = gt.gt_boxes.tensor
-        usable = valid_i & Boxes(anchors_i).nonempty()
-        match = match_valid(matcher, objects, anchors_i, usable)
-        boxes = objects[match.matched_idxs] if len(objects) else torch.zeros_like(anchors_i)
-        results.append((match.matched_idxs, match.labels, boxes))
-        best_iou.append(match.best_iou)
-    best_iou = torch.cat(best_iou)
-    if len(best_iou):
-        get_event_storage().put_scalar("predicted_anchor/best_iou", best_iou.mean().item())
-    return BatchMatch(*(torch.stack(x) for x in zip(*results, strict=True)))
+    gt_boxes = [gt.gt_boxes.tensor for gt in gt_instances]
+    match = matcher(gt_boxes, anchors[:, :, None], valid & has_area(anchors))
+    if len(match.best_iou):
+        put_scalars({"predicted_anchor/best_iou": match.best_iou.mean()})
+    return match, of_matched(gt_boxes, match.matched_idxs)
+
+
+def has_area(boxes: Tensor) -> Tensor:
+    """(...) bool, whether boxes (..., 4) have width and height."""
+    return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+
+
+def of_matched(per_image: Sequence[Tensor], matched_idxs: Tensor) -> Tensor:
+    """What N images have for each of their objects, for each anchor that is matched with it.
+
+    Args:
+        per_image (sequence of Tensor): (M, ...) for each image, M may be 0.
+        matched_idxs (Tensor): (N, R) int64 in [0, max(M, 1)).
+
+    Returns:
+        Tensor: (N, R, ...); zeros for an image without objects.
+    """
+    values = torch.cat([*per_image, per_image[0].new_zeros((1, *per_image[0].shape[1:]))])
+    first, start = [], 0
+    for x in per_image:
+        first.append(start if len(x) else len(values) - 1)
+        start += len(x)
+    return values[matched_idxs + torch.tensor(first, device=matched_idxs.device)[:, None]]

@@ -2,23 +2,32 @@
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
+from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Instances
-from detectron2.utils.events import get_event_storage
-from torch import Tensor
+from torch import Tensor, nn
 
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
+from anchor_heads.modeling.preset_shapes import check_preset_shapes
+from anchor_heads.modeling.statistics import put_scalars
+
+# One over the published deviations of the deltas, 0.07, 0.07, 0.11 and 0.11.
+BBOX_REG_WEIGHTS = (1 / 0.07, 1 / 0.07, 1 / 0.11, 1 / 0.11)
 
 
 class PredictedAnchorRPN(RPN):
     """A region proposal network that predicts its anchors, so that each image has its own.
 
-    Labels, losses and proposals of RPN for such anchors; a method adds its head,
-    :meth:`forward_training` and :meth:`forward_inference`, which hand each level's predictions to
-    :meth:`train_on` and :meth:`propose`.
+    Labels, losses and proposals of RPN for such anchors; a method adds :meth:`forward_training` and
+    :meth:`forward_inference`, which hand each level's predictions to :meth:`train_on` and
+    :meth:`predict_proposals`.
 
     Shape shorthand:
 
@@ -30,33 +39,74 @@ class PredictedAnchorRPN(RPN):
     # What takes the place of Detectron2's "StandardRPNHead", which knows no predicted anchors.
     HEAD_NAME: str
 
-    @classmethod
-    def from_config(cls, cfg, input_shape, min_iou: float):
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        head: nn.Module,
+        anchor_generator: DefaultAnchorGenerator,
+        anchor_matcher: Matcher | None = None,
+        min_iou: float = 0.3,
+        box2box_transform: Box2BoxTransform | None = None,
+        batch_size_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        pre_nms_topk: tuple[int, int] = (2000, 1000),
+        post_nms_topk: tuple[int, int] = (1000, 1000),
+        smooth_l1_beta: float = 1.0,
+        **kwargs,
+    ):
         """
         Args:
-            cfg (CfgNode): the config.
-            input_shape (dict[str, ShapeSpec]): of the backbone's features.
-            min_iou (float): see :func:`MaxIoUMatcher`.
+            anchor_matcher (Matcher or None): its thresholds and labels are for predicted anchors;
+                None for those of RPN, 0.3 and 0.7.
+            min_iou (float): an object takes the anchors that overlap it most, if their IoU is at
+                least this, see :func:`match_max_iou`.
+            box2box_transform (Box2BoxTransform or None): its shrinking is bounded as its growth;
+                None for the published weights.
+            in_features, head, anchor_generator, batch_size_per_image, positive_fraction,
+                pre_nms_topk, post_nms_topk, smooth_l1_beta, kwargs: see :class:`RPN`.
 
         Raises:
-            ValueError: if ``MODEL.RPN.BOUNDARY_THRESH`` is set.
+            ValueError: if anchors that cross the image's border are to be left out.
         """
-        if cfg.MODEL.RPN.BOUNDARY_THRESH >= 0:
+        super().__init__(
+            in_features=in_features,
+            head=head,
+            anchor_generator=anchor_generator,
+            anchor_matcher=MaxIoUMatcher.of(
+                anchor_matcher or Matcher([0.3, 0.7], [0, -1, 1]), min_iou
+            ),
+            box2box_transform=BoundedBox2BoxTransform.of(
+                box2box_transform or Box2BoxTransform(BBOX_REG_WEIGHTS)
+            ),
+            batch_size_per_image=batch_size_per_image,
+            positive_fraction=positive_fraction,
+            pre_nms_topk=pre_nms_topk,
+            post_nms_topk=post_nms_topk,
+            smooth_l1_beta=smooth_l1_beta,
+            **kwargs,
+        )
+        if self.anchor_boundary_thresh >= 0:
             raise ValueError(
-                f"MODEL.RPN.BOUNDARY_THRESH is {cfg.MODEL.RPN.BOUNDARY_THRESH}: predicted anchors "
-                "are not left out for crossing the image's border. Set it to -1."
+                f"anchor_boundary_thresh is {self.anchor_boundary_thresh}: predicted anchors are "
+                "not left out for crossing the image's border. Set it to -1."
             )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        """
+        Raises:
+            ValueError: if IoU thresholds and labels are not those of :class:`MaxIoUMatcher`.
+        """
+        check_preset_shapes(cfg)
+        # First, for its errors say more than those of Matcher.
+        MaxIoUMatcher(cfg.MODEL.RPN.IOU_THRESHOLDS, cfg.MODEL.RPN.IOU_LABELS, min_iou=0.0)
         if cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead":
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.RPN.HEAD_NAME = cls.HEAD_NAME
-        ret = super().from_config(cfg, input_shape)
-        node = cfg.MODEL.RPN
-        return {
-            **ret,
-            "anchor_matcher": MaxIoUMatcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou),
-            "box2box_transform": BoundedBox2BoxTransform(node.BBOX_REG_WEIGHTS),
-        }
+        return super().from_config(cfg, input_shape)
 
     def forward(self, images, features, gt_instances=None):
         """Same interface as :meth:`RPN.forward`.
@@ -96,59 +146,6 @@ class PredictedAnchorRPN(RPN):
         """
         raise NotImplementedError
 
-    @torch.no_grad()
-    def label_and_sample_anchors(self, anchors, gt_instances, valid):
-        """
-        Args:
-            anchors (Tensor): (N, R, 4).
-            gt_instances (list[Instances]): N of them, with "gt_boxes".
-            valid (Tensor): (N, R) bool, which anchors may learn.
-
-        Returns:
-            Tensor: (N, R) labels in {-1, 0, 1}: -1 = ignored or not sampled, 0 = background.
-            Tensor: (N, R, 4) boxes, undefined where the label is not 1.
-        """
-        match = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
-        return torch.stack([self._subsample_labels(x) for x in match.labels]), match.boxes
-
-    def losses(self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes):
-        """
-        Args:
-            anchors (Tensor): (N, R, 4).
-            pred_objectness_logits (Tensor): (N, R).
-            gt_labels, gt_boxes (Tensor): see :meth:`label_and_sample_anchors`.
-            pred_anchor_deltas (Tensor): (N, R, 4).
-
-        Returns:
-            dict[str, Tensor]: the scalars "loss_rpn_cls" and "loss_rpn_loc", each divided by the
-            number of anchors sampled, an image's positives and negatives counting at least 1 each.
-        """
-        positive, negative = gt_labels == 1, gt_labels == 0
-        sampled = [kind.sum(dim=1).clamp(min=1).sum().item() for kind in (positive, negative)]
-        storage = get_event_storage()
-        for name, kind in (("pos", positive), ("neg", negative)):
-            storage.put_scalar(f"rpn/num_{name}_anchors", kind.sum().item() / len(kind))
-
-        used = positive | negative
-        losses = {
-            "loss_rpn_cls": F.binary_cross_entropy_with_logits(
-                pred_objectness_logits[used], gt_labels[used].float(), reduction="sum"
-            ),
-            "loss_rpn_loc": box_regression_loss(
-                self.box2box_transform,
-                anchors[positive],
-                pred_anchor_deltas[positive],
-                gt_boxes[positive],
-                self.box_reg_loss_type,
-                self.smooth_l1_beta,
-            ),
-        }
-        normalizer = loss_normalizer(sum(sampled), anchors.device)
-        return {
-            name: loss / normalizer * self.loss_weight.get(name, 1.0)
-            for name, loss in losses.items()
-        }
-
     def train_on(
         self,
         levels: list[tuple[Tensor, Tensor, Tensor]],
@@ -160,67 +157,107 @@ class PredictedAnchorRPN(RPN):
         Args:
             levels (list): for each level the anchors (N, Ri, 4), their logits (N, Ri, 1) and their
                 deltas (N, Ri, 4).
-            gt_instances, valid: see :meth:`label_and_sample_anchors`.
+            gt_instances (list[Instances]): N of them, with "gt_boxes".
+            valid (Tensor): (N, R) bool, which anchors may learn.
             image_sizes (list[tuple[int, int]]): N pairs of height and width.
 
         Returns:
             list[Instances]: N of them, the proposals.
-            dict[str, Tensor]: see :meth:`losses`.
+            dict[str, Tensor]: see :meth:`predicted_anchor_losses`.
         """
         anchors, logits, deltas = (torch.cat(x, dim=1) for x in zip(*levels, strict=True))
-        labels, boxes = self.label_and_sample_anchors(anchors, gt_instances, valid)
-        losses = self.losses(anchors, logits[..., 0], labels, deltas, boxes)
-        proposals = [
-            self.propose([[x[i].detach() for x in level] for level in levels], size)
-            for i, size in enumerate(image_sizes)
-        ]
-        return proposals, losses
+        labels, boxes = self.label_and_sample_predicted_anchors(anchors, gt_instances, valid)
+        losses = self.predicted_anchor_losses(anchors, logits[..., 0], labels, deltas, boxes)
+        anchors, logits, deltas = zip(*levels, strict=True)
+        logits = [x[..., 0] for x in logits]
+        return self.predict_proposals(anchors, logits, deltas, image_sizes), losses
 
-    def propose(self, levels, image_size: tuple[int, int]) -> Instances:
-        """The proposals of one image.
-
+    @torch.no_grad()
+    def label_and_sample_predicted_anchors(self, anchors, gt_instances, valid):
+        """
         Args:
-            levels (iterable): for each level the anchors (Ri, 4), their logits (Ri, 1) and their
-                deltas (Ri, 4). Ri may be 0.
-            image_size (tuple[int, int]): height and width.
+            anchors (Tensor): (N, R, 4).
+            gt_instances (list[Instances]): N of them, with "gt_boxes".
+            valid (Tensor): (N, R) bool, which anchors may learn.
 
         Returns:
-            Instances: see :meth:`predict_proposals`.
+            Tensor: (N, R) labels in {-1, 0, 1}: -1 = ignored or not sampled, 0 = background.
+            Tensor: (N, R, 4) boxes, undefined where the label is not 1.
         """
-        anchors, logits, deltas = zip(*levels, strict=True)
-        return self.predict_proposals(anchors, [x[:, 0] for x in logits], deltas, image_size)
+        match, boxes = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
+        return torch.stack([self.sample_labels(labels) for labels in match.labels]), boxes
+
+    def sample_labels(self, labels: Tensor) -> Tensor:
+        """Labels (R,) in {-1, 0, 1}, with -1 for anchors that are not sampled."""
+        positive, negative = subsample_labels(
+            labels, self.batch_size_per_image, self.positive_fraction, 0
+        )
+        sampled = torch.full_like(labels, -1)
+        return sampled.index_fill_(0, positive, 1).index_fill_(0, negative, 0)
+
+    def predicted_anchor_losses(
+        self, anchors, pred_objectness_logits, gt_labels, pred_anchor_deltas, gt_boxes
+    ):
+        """
+        Args:
+            anchors (Tensor): (N, R, 4).
+            pred_objectness_logits (Tensor): (N, R).
+            gt_labels, gt_boxes (Tensor): see :meth:`label_and_sample_predicted_anchors`.
+            pred_anchor_deltas (Tensor): (N, R, 4).
+
+        Returns:
+            dict[str, Tensor]: the scalars "loss_rpn_cls" and "loss_rpn_loc", each divided by the
+            number of anchors sampled, an image's positives and negatives counting at least 1 each.
+        """
+        kinds = torch.stack([gt_labels == 1, gt_labels == 0])
+        counts = kinds.sum(dim=2)  # (2, N)
+        positives, negatives = counts.float().mean(dim=1)
+        put_scalars({"rpn/num_pos_anchors": positives, "rpn/num_neg_anchors": negatives})
+
+        positive = kinds[0].flatten().nonzero()[:, 0]
+        used = gt_labels >= 0
+        class_loss = F.binary_cross_entropy_with_logits(
+            pred_objectness_logits, (gt_labels == 1).to(pred_objectness_logits), reduction="none"
+        )
+        losses = {
+            "loss_rpn_cls": (class_loss * used).sum(),
+            "loss_rpn_loc": box_regression_loss(
+                self.box2box_transform,
+                *(x.flatten(0, 1)[positive] for x in (anchors, pred_anchor_deltas, gt_boxes)),
+                self.box_reg_loss_type,
+                self.smooth_l1_beta,
+            ),
+        }
+        normalizer = loss_normalizer(counts.clamp(min=1).sum(), anchors.device)
+        return {
+            name: loss / normalizer * self.loss_weight.get(name, 1.0)
+            for name, loss in losses.items()
+        }
 
     @torch.no_grad()
     def predict_proposals(
-        self,
-        anchors: list[Tensor],
-        pred_objectness_logits: list[Tensor],
-        pred_anchor_deltas: list[Tensor],
-        image_size: tuple[int, int],
-    ) -> Instances:
-        """The proposals of one image. Levels may be without anchors, all of them too.
+        self, anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes
+    ) -> list[Instances]:
+        """The proposals of N images. Levels may be without anchors, all of them too.
 
         Args:
-            anchors (list[Tensor]): (Ri, 4) per level.
-            pred_objectness_logits (list[Tensor]): (Ri,) per level.
-            pred_anchor_deltas (list[Tensor]): (Ri, 4) per level.
-            image_size (tuple[int, int]): height and width.
+            anchors (list[Tensor]): (N, Ri, 4) per level.
+            pred_objectness_logits (list[Tensor]): (N, Ri) per level.
+            pred_anchor_deltas (list[Tensor]): (N, Ri, 4) per level.
+            image_sizes (list[tuple[int, int]]): N pairs of height and width.
 
         Returns:
-            Instances: with "proposal_boxes" and "objectness_logits", the best first.
+            list[Instances]: with "proposal_boxes" and "objectness_logits", the best first.
         """
-        boxes = [
-            self.box2box_transform.apply_deltas(*level)[None]
-            for level in zip(pred_anchor_deltas, anchors, strict=True)
-        ]
-        (proposals,) = find_top_rpn_proposals(
-            boxes,
-            [logits[None] for logits in pred_objectness_logits],
-            [image_size],
+        all_anchors, deltas = torch.cat(list(anchors), 1), torch.cat(list(pred_anchor_deltas), 1)
+        boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 1), all_anchors.flatten(0, 1))
+        return find_top_rpn_proposals(
+            boxes.view_as(all_anchors).split([level.shape[1] for level in anchors], dim=1),
+            [logits.detach() for logits in pred_objectness_logits],
+            image_sizes,
             self.nms_thresh,
             self.pre_nms_topk[self.training],
             self.post_nms_topk[self.training],
             self.min_box_size,
             self.training,
         )
-        return proposals

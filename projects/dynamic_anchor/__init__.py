@@ -1,7 +1,17 @@
 """Dynamic Anchor: one predicted anchor per location (DA-RetinaNet)."""
 
-from . import retinanet as _retinanet  # noqa: F401  only registration
-from . import rpn as _rpn  # noqa: F401  only registration
 from .config import add_config
+from .head import DynamicAnchorRetinaNetHead, DynamicAnchorRPNHead
+from .retinanet import DynamicAnchorRetinaNet
+from .rpn import DynamicAnchorRPN
+from .strategy import DynamicAnchoring, DynamicAnchorStrategy
 
-__all__ = ["add_config"]
+__all__ = [
+    "DynamicAnchorRPN",
+    "DynamicAnchorRPNHead",
+    "DynamicAnchorRetinaNet",
+    "DynamicAnchorRetinaNetHead",
+    "DynamicAnchorStrategy",
+    "DynamicAnchoring",
+    "add_config",
+]

@@ -27,9 +27,9 @@ def add_config(cfg: CfgNode) -> None:
     # What the detector and the proposal generator set differently, and what one of them lacks.
     node.RETINANET = CfgNode()
     # An object takes the anchors that overlap it most, if their IoU is at least this. 0 as
-    # published: an object that no anchor touches takes every anchor, those of objects before it
-    # too. A value above 0 mends that.
-    node.RETINANET.MIN_IOU = 0.0
+    # published, and in the published configs: an object that no anchor overlaps then takes every
+    # anchor, those of objects before it too.
+    node.RETINANET.MIN_IOU = 0.001
     # Factor of the loss of the quality.
     node.RETINANET.QUALITY_LOSS_WEIGHT = 1.0
     # As published, the boxes learn nothing from a batch in which no location learns a shape, even

@@ -9,6 +9,7 @@ Shape shorthand in this module:
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,9 +81,9 @@ class DynamicAnchorRetinaNetHead(nn.Module):
         *,
         input_shape: list[ShapeSpec],
         num_classes: int,
-        num_convs: int,
-        norm: str,
-        prior_prob: float,
+        num_convs: int = 4,
+        norm: str = "GN",
+        prior_prob: float = 0.01,
     ):
         """
         Args:
@@ -154,14 +155,24 @@ class DynamicAnchorRPNHead(StandardRPNHead):
     """
 
     @configurable
-    def __init__(self, *, num_levels: int, prior_prob: float, **kwargs):
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_anchors: int = 1,
+        conv_dims: Sequence[int] = (-1,),
+        num_levels: int = 5,
+        prior_prob: float = 0.5,
+    ):
         """
         Args:
+            in_channels, conv_dims: see :class:`StandardRPNHead`.
+            num_anchors (int): has no effect: there is one anchor per location. It is here for
+                configs of :class:`StandardRPNHead`.
             num_levels (int): number of feature levels; each has its own scale of the shape.
             prior_prob (float): objectness that training starts from.
-            kwargs: see :class:`StandardRPNHead`.
         """
-        super().__init__(**kwargs)
+        super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
         nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
         channels = self.objectness_logits.in_channels
         self.conv_anchor = _conv(channels, 2, 1)
@@ -170,12 +181,10 @@ class DynamicAnchorRPNHead(StandardRPNHead):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        return {
-            **super().from_config(cfg, input_shape),
-            "num_anchors": 1,
-            "num_levels": len(input_shape),
-            "prior_prob": cfg.MODEL.DYNAMIC_ANCHOR.RPN.PRIOR_PROB,
-        }
+        ret = super().from_config(cfg, input_shape)
+        del ret["box_dim"]
+        prior_prob = cfg.MODEL.DYNAMIC_ANCHOR.RPN.PRIOR_PROB
+        return {**ret, "num_levels": len(input_shape), "prior_prob": prior_prob}
 
     def forward(self, features: list[Tensor]) -> list[Prediction]:
         """

@@ -1,12 +1,19 @@
+import sys
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from anchor_heads.anchor_generation import SquareGenerator
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.layers import iou_loss
 from anchor_heads.modeling.distributed import loss_normalizer, sum_over_processes
-from anchor_heads.modeling.one_stage import PredictedAnchorDetector
+from anchor_heads.modeling.one_stage import (
+    PredictedAnchorDetector,
+    best_anchors,
+    decode_candidates,
+)
 
 from .head import DynamicAnchorRetinaNetHead
 from .strategy import DynamicAnchoring, DynamicAnchorStrategy
@@ -20,41 +27,46 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
     have no effect: the boxes' loss is the negative logarithm of their IoU.
     """
 
-    HEAD = DynamicAnchorRetinaNetHead
-
     @configurable
     def __init__(
         self,
         *,
-        dynamic_anchoring: DynamicAnchoring,
-        quality_loss_weight: float,
-        always_box_loss: bool,
-        thresh_on_product: bool,
+        dynamic_anchoring: DynamicAnchoring | None = None,
+        quality_loss_weight: float = 1.0,
+        always_box_loss: bool = False,
+        thresh_on_product: bool = False,
         **kwargs,
     ):
         """
         Args:
-            dynamic_anchoring (DynamicAnchoring): anchors, and what their shapes learn.
+            dynamic_anchoring (DynamicAnchoring or None): anchors, and what their shapes learn; None
+                for the published settings.
             quality_loss_weight (float): factor of the loss.
             always_box_loss (bool): False: boxes learn nothing from a batch in which no location
                 learns a shape, as published.
             thresh_on_product (bool): whether ``test_score_thresh`` is for class probability times
                 quality. False: for the class probability, as published.
-            kwargs: see :class:`RetinaNet`. ``anchor_matcher`` is one of
-                :func:`MaxIoUMatcher`; the box loss arguments have no effect.
+            kwargs: see :class:`PredictedAnchorDetector`. The squares that anchors start from have
+                the smallest sizes of ``anchor_generator``; the box loss arguments have no effect.
         """
         super().__init__(**kwargs)
-        self.dynamic_anchoring = dynamic_anchoring
+        self.dynamic_anchoring = dynamic_anchoring or DynamicAnchoring(
+            square_generator=SquareGenerator.of(self.anchor_generator)
+        )
         self.quality_loss_weight = quality_loss_weight
         self.always_box_loss = always_box_loss
         self.thresh_on_product = thresh_on_product
 
     @classmethod
     def from_config(cls, cfg):
+        ret = super().from_config(cfg)
         node = cfg.MODEL.DYNAMIC_ANCHOR.RETINANET
-        ret = super().from_config(cfg, node.MIN_IOU)
+        shapes = ret["backbone"].output_shape()
+        shapes = [shapes[name] for name in ret["head_in_features"]]
         return {
             **ret,
+            "head": DynamicAnchorRetinaNetHead(cfg, shapes),
+            "min_iou": node.MIN_IOU,
             "dynamic_anchoring": DynamicAnchoring(cfg, ret["anchor_generator"].strides),
             "quality_loss_weight": node.QUALITY_LOSS_WEIGHT,
             "always_box_loss": node.ALWAYS_BOX_LOSS,
@@ -72,13 +84,13 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         assignment = anchoring.shape_assignment(features, gt_instances)
         anchors = torch.cat(anchoring.anchors(features, predictions), dim=1)
         valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
-        labels, boxes = self.label_anchors(anchors, gt_instances, valid)
+        labels, boxes = self.label_predicted_anchors(anchors, gt_instances, valid)
 
         _, logits, deltas, quality = (torch.cat(x, dim=1) for x in zip(*predictions, strict=True))
-        losses = self.losses(anchors, logits, labels, deltas, boxes)
-        total = sum_over_processes(assignment.mask.sum().item(), anchors.device)
-        if total == 0 and not self.always_box_loss:
-            losses["loss_box_reg"] = losses["loss_box_reg"] * 0
+        losses = self.predicted_anchor_losses(anchors, logits, labels, deltas, boxes)
+        if not self.always_box_loss:
+            total = sum_over_processes(len(assignment.locations), anchors.device)
+            losses["loss_box_reg"] = losses["loss_box_reg"] * (total > 0)
         return losses | {
             "loss_anchor_shape": anchoring.loss(predictions, assignment),
             "loss_anchor_quality": self.quality_loss(quality[..., 0], assignment),
@@ -105,7 +117,7 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         """
         target = assignment.targets.quality
         loss = F.binary_cross_entropy_with_logits(
-            pred_quality[assignment.mask], target, reduction="sum"
+            pred_quality.flatten()[assignment.locations], target, reduction="sum"
         )
         return self.quality_loss_weight * loss / loss_normalizer(len(target), loss.device)
 
@@ -121,20 +133,17 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
             for i, image_size in enumerate(images.image_sizes)
         ]
 
-    def _decode_per_level_predictions(
-        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
-    ):
-        """``pred_scores`` are (Ri, K + 1): the probabilities of the classes, and the quality."""
-        classes, quality = pred_scores[:, :-1], pred_scores[:, -1:]
+    def decode_level(self, anchors, scores, deltas, image_size):
+        """``scores`` are (Ri, K + 1): the probabilities of the classes, and the quality."""
+        classes, quality = scores[:, :-1], scores[:, -1:]
         scores = classes * quality
-        best = self.best_anchors(scores, topk_candidates)
-        passing = (scores if self.thresh_on_product else classes) > score_thresh
-        return super()._decode_per_level_predictions(
-            anchors[best],
-            (scores * passing)[best],
-            pred_deltas[best],
+        best = best_anchors(scores, self.test_topk_candidates)
+        passing = (scores if self.thresh_on_product else classes) > self.test_score_thresh
+        return decode_candidates(
+            self.box2box_transform,
+            (anchors[best], (scores * passing)[best], deltas[best]),
             0.0,  # those that do not pass
-            topk_candidates,
+            sys.maxsize,
             image_size,
         )
 

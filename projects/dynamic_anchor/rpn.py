@@ -1,6 +1,7 @@
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 
+from anchor_heads.anchor_generation import SquareGenerator
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.modeling.proposal_generator import PredictedAnchorRPN
 
@@ -28,20 +29,27 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
     HEAD_NAME = "DynamicAnchorRPNHead"
 
     @configurable
-    def __init__(self, *, dynamic_anchoring: DynamicAnchoring, **kwargs):
+    def __init__(self, *, dynamic_anchoring: DynamicAnchoring | None = None, **kwargs):
         """
         Args:
-            dynamic_anchoring (DynamicAnchoring): anchors, and what their shapes learn.
-            kwargs: see :class:`RPN`. ``anchor_matcher`` is one of :func:`MaxIoUMatcher`.
+            dynamic_anchoring (DynamicAnchoring or None): anchors, and what their shapes learn; None
+                for the settings of the detector.
+            kwargs: see :class:`PredictedAnchorRPN`. The squares that anchors start from have the
+                smallest sizes of ``anchor_generator``.
         """
         super().__init__(**kwargs)
-        self.dynamic_anchoring = dynamic_anchoring
+        self.dynamic_anchoring = dynamic_anchoring or DynamicAnchoring(
+            square_generator=SquareGenerator.of(self.anchor_generator)
+        )
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        ret = super().from_config(cfg, input_shape, cfg.MODEL.DYNAMIC_ANCHOR.RPN.MIN_IOU)
-        strides = ret["anchor_generator"].strides
-        return {**ret, "dynamic_anchoring": DynamicAnchoring(cfg, strides)}
+        ret = super().from_config(cfg, input_shape)
+        return {
+            **ret,
+            "min_iou": cfg.MODEL.DYNAMIC_ANCHOR.RPN.MIN_IOU,
+            "dynamic_anchoring": DynamicAnchoring(cfg, ret["anchor_generator"].strides),
+        }
 
     def forward_training(self, images, features, predictions, gt_instances):
         """See :meth:`PredictedAnchorRPN.forward_training`.
@@ -60,11 +68,9 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
 
     def forward_inference(self, images, features, predictions):
         """See :meth:`PredictedAnchorRPN.forward_inference`."""
-        levels = self._levels(features, predictions)
-        return [
-            self.propose([[x[i] for x in level] for level in levels], size)
-            for i, size in enumerate(images.image_sizes)
-        ]
+        anchors, logits, deltas = zip(*self._levels(features, predictions), strict=True)
+        logits = [x[..., 0] for x in logits]
+        return self.predict_proposals(anchors, logits, deltas, images.image_sizes)
 
     def _levels(self, features, predictions):
         """Per level the anchors, their logits and their deltas."""

@@ -15,19 +15,20 @@ from typing import NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation import (
     SquareGenerator,
     build_square_generator,
-    decode_shapes,
+    decode_levels,
     shape_scale,
 )
 from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import num_cells, smallest_sizes
 from anchor_heads.anchor_generation.strategy import Assignment, Coverage, LevelAnchors
 from anchor_heads.modeling.distributed import loss_normalizer
+from anchor_heads.modeling.matching import of_matched
+from anchor_heads.modeling.statistics import put_scalars
 
 from .head import Prediction
 from .losses import shape_loss
@@ -42,6 +43,8 @@ class ShapeAssignment(NamedTuple):
 
     mask: Tensor
     """(N, R) bool, n of them True."""
+    locations: Tensor
+    """(n,) int64, the same as indices into the flattened (N, R)."""
     matched_idxs: Tensor
     """(n,) int64, the object of its image that each learns."""
     centers: Tensor
@@ -76,9 +79,9 @@ class DynamicAnchoring(nn.Module):
         self,
         *,
         square_generator: SquareGenerator,
-        center_radius: float,
-        level_by_short_side: bool,
-        shape_loss_weight: float,
+        center_radius: float = 2.0,
+        level_by_short_side: bool = False,
+        shape_loss_weight: float = 1.0,
     ):
         """
         Args:
@@ -93,8 +96,8 @@ class DynamicAnchoring(nn.Module):
         super().__init__()
         if not center_radius > 0:
             raise ValueError(
-                f"MODEL.DYNAMIC_ANCHOR.CENTER_RADIUS is {center_radius}; it must be above 0, or no "
-                "location learns a shape."
+                f"center_radius is {center_radius}; it must be above 0, or no location learns a "
+                "shape."
             )
         self.square_generator = square_generator
         self.center_radius = center_radius
@@ -126,11 +129,8 @@ class DynamicAnchoring(nn.Module):
         Returns:
             list[Tensor]: (N, H*W, 4) per level, not clipped to the image.
         """
-        squares = self.square_generator(features)
-        return [
-            decode_shapes(level.tensor, prediction.shape)
-            for level, prediction in zip(squares, predictions, strict=True)
-        ]
+        squares = [level.tensor for level in self.square_generator(features)]
+        return decode_levels(squares, [prediction.shape for prediction in predictions])
 
     @torch.no_grad()
     def shape_assignment(
@@ -143,40 +143,29 @@ class DynamicAnchoring(nn.Module):
             gt_instances (list[Instances]): N of them, with "gt_boxes".
         """
         squares = torch.cat([level.tensor for level in self.square_generator(features)])
-        masks, matched_idxs, chosen, boxes = [], [], [], []
-        for gt in gt_instances:
-            objects = self._objects(gt.gt_boxes.tensor, features)
-            masks.append(objects >= 0)
-            matched_idxs.append(objects[masks[-1]])
-            chosen.append(squares[masks[-1]])
-            boxes.append(gt.gt_boxes.tensor[matched_idxs[-1]])
-        upper_left, lower_right = torch.cat(chosen).split(2, dim=1)
+        gt_boxes = [gt.gt_boxes.tensor for gt in gt_instances]
+        generator = self.square_generator
+        objects = objects_by_center(
+            gt_boxes,
+            [tuple(x.shape[2:]) for x in features],
+            generator.strides,
+            generator.offset,
+            self.center_radius,
+            level_distances(generator.sides),
+            self.level_by_short_side,
+        )
+        mask = objects >= 0
+        chosen = mask.flatten().nonzero()[:, 0]
+        upper_left, lower_right = squares[chosen % len(squares)].split(2, dim=1)
         centers = (upper_left + lower_right) / 2
+        boxes = of_matched(gt_boxes, objects.clamp(min=0)).flatten(0, 1)[chosen]
         return ShapeAssignment(
-            torch.stack(masks),
-            torch.cat(matched_idxs),
+            mask,
+            chosen,
+            objects.flatten()[chosen],
             centers,
             (lower_right - upper_left) / 2,
-            shape_targets(centers, torch.cat(boxes)),
-        )
-
-    def _objects(self, gt_boxes, features):
-        """The object of each location of an image, (R,)."""
-        generator = self.square_generator
-        distances = level_distances(generator.sides)
-        return torch.cat(
-            [
-                objects_by_center(
-                    gt_boxes,
-                    tuple(x.shape[2:]),
-                    stride,
-                    generator.offset,
-                    self.center_radius * stride,
-                    limits,
-                    self.level_by_short_side,
-                )
-                for x, stride, limits in zip(features, generator.strides, distances, strict=True)
-            ]
+            shape_targets(centers, boxes),
         )
 
     def loss(self, predictions: list[Prediction], assignment: ShapeAssignment) -> Tensor:
@@ -189,14 +178,15 @@ class DynamicAnchoring(nn.Module):
         Returns:
             Tensor: scalar.
         """
-        mask, targets = assignment.mask, assignment.targets
-        counts = mask.sum(dim=1).float()
-        get_event_storage().put_scalar("dynamic_anchor/num_shapes", counts.mean().item())
-        shapes = torch.cat([prediction.shape for prediction in predictions], dim=1)[mask]
+        targets = assignment.targets
+        count = assignment.mask.sum(dim=1).float().mean()
+        put_scalars({"dynamic_anchor/num_shapes": count})
+        shapes = torch.cat([prediction.shape for prediction in predictions], dim=1)
+        shapes = shapes.flatten(0, 1)[assignment.locations]
         # In units of the squares: the IoU is the same, and there is less to lose in float32.
         loss = shape_loss(shape_scale(shapes), targets.half_sizes / assignment.half_sides)
         loss = loss * targets.centerness
-        total = targets.centerness.sum().item()
+        total = targets.centerness.sum()
         normalizer = loss_normalizer(total, loss.device, least=LEAST_CENTERNESS)
         return self.shape_loss_weight * loss.sum() / normalizer
 
@@ -227,7 +217,7 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
     def _assignments(self, features, predictions, image_size, objects):
         anchoring = self.owner.dynamic_anchoring
         anchors = torch.cat(anchoring.anchors(features, predictions), dim=1)[0]
-        (valid,) = anchoring.square_generator.valid_mask(features, [image_size])
+        valid = anchoring.square_generator.valid_mask(features, [image_size])
         shapes = anchoring.shape_assignment(features, [objects])
         targets = shapes.targets
         centers, half_sizes = shapes.centers, targets.half_sizes

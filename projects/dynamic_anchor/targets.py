@@ -2,6 +2,7 @@
 
 Shape shorthand in this module:
 
+    N: number of images
     M: number of objects in one image
     H, W: height and width of a level, in locations
     B: width and height of a window of locations
@@ -9,6 +10,7 @@ Shape shorthand in this module:
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,42 +31,53 @@ class ShapeTargets(NamedTuple):
 
 @torch.no_grad()
 def objects_by_center(
-    gt_boxes: Tensor,
-    size: tuple[int, int],
-    stride: int,
+    gt_boxes: Sequence[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
     offset: float,
-    radius: float,
-    distances: tuple[float, float],
+    center_radius: float,
+    distances: Sequence[tuple[float, float]],
     by_short_side: bool = False,
 ) -> Tensor:
-    """The object that each location of a level learns the shape of.
+    """The object that each location learns the shape of.
 
     The location lies inside the object, near its centre, and the furthest side of the object is at
     a distance that the level is there for. Of several such objects the smallest counts, of equal
     ones the first. (The rule of FCOS with centre sampling.)
 
     Args:
-        gt_boxes (Tensor): (M, 4) in pixels.
-        size (tuple[int, int]): H, W.
-        stride (int): pixels from one location to the next.
+        gt_boxes (sequence of Tensor): for each of N images (M, 4) in pixels, M may be 0.
+        sizes (sequence): H, W of each level.
+        strides (sequence of int): pixels from one location to the next, of each level.
         offset (float): where the first location lies, in strides.
-        radius (float): how close to the centre, along x and along y, in pixels.
-        distances (tuple[float, float]): the least and the greatest, in pixels, both included.
+        center_radius (float): how close to the centre, along x and along y, in strides.
+        distances (sequence): of each level the least and the greatest, in pixels, both included.
         by_short_side (bool): see :func:`locations_by_center`.
 
     Returns:
-        Tensor: (H*W,) int64 indices of objects, -1 where there is none.
+        Tensor: (N, R) int64 indices of objects of the image, -1 where there is none. R is the
+        number of locations of all levels.
     """
-    height, width = size
-    area = (gt_boxes[:, 2:] - gt_boxes[:, :2]).prod(dim=1)
-    order = area.argsort(stable=True)
-    learns, index = locations_by_center(
-        gt_boxes[order], size, stride, offset, radius, distances, by_short_side
-    )
-    rank = learns.nonzero()[:, 0]
-    smallest = torch.full((height * width,), len(order), device=gt_boxes.device)
-    smallest.scatter_reduce_(0, index[learns], rank, "amin")
-    return torch.cat([order, order.new_tensor([-1])])[smallest]
+    boxes, device = torch.cat(list(gt_boxes)), gt_boxes[0].device
+    counts = [len(x) for x in gt_boxes]
+    image = [i for i, count in enumerate(counts) for _ in range(count)]
+    number = [j for count in counts for j in range(count)]
+    image, number = torch.tensor([image, number], dtype=torch.int64, device=device)
+    order = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).argsort(stable=True)
+    boxes, image = boxes[order], image[order, None, None]
+    rank = torch.arange(len(order), device=device)[:, None, None]
+
+    smallest = []
+    for size, stride, limits in zip(sizes, strides, distances, strict=True):
+        learns, index = locations_by_center(
+            boxes, size, stride, offset, center_radius * stride, limits, by_short_side
+        )
+        # Locations that do not learn the object have it at a rank after all others.
+        index = (index + image * math.prod(size)).where(learns, 0)
+        level = torch.full((len(gt_boxes) * math.prod(size),), len(order), device=device)
+        level.scatter_reduce_(0, index.flatten(), rank.where(learns, len(order)).flatten(), "amin")
+        smallest.append(level.view(len(gt_boxes), -1))
+    return torch.cat([number[order], number.new_tensor([-1])])[torch.cat(smallest, dim=1)]
 
 
 @torch.no_grad()
@@ -80,8 +93,12 @@ def locations_by_center(
     """The locations of a level at which objects could be learned, if no smaller one takes them.
 
     Args:
+        gt_boxes (Tensor): (M, 4) in pixels.
         size (tuple): H, W; or a tensor (M,) of each for objects of images of several sizes.
-        gt_boxes, stride, offset, radius, distances: see :func:`objects_by_center`.
+        stride (int): pixels from one location to the next.
+        offset (float): where the first location lies, in strides.
+        radius (float): how close to the centre, along x and along y, in pixels.
+        distances (tuple[float, float]): the least and the greatest, in pixels, both included.
         by_short_side (bool): whether the distance that counts is that to the further of left and
             right, or to the further of top and bottom, whichever is less. False: the greater of
             these two, which is the distance to the furthest side.
@@ -90,8 +107,7 @@ def locations_by_center(
         Tensor: (M, B, B) bool, for each object in a window of locations whether they learn it.
         Tensor: (M, B, B) int64 indices of these locations into the flattened (H, W).
     """
-    height, width = (torch.as_tensor(x, device=gt_boxes.device).view(-1, 1, 1) for x in size)
-    most = max(int(x.max()) for x in (height, width)) if len(gt_boxes) else 0
+    height, width = (x.view(-1, 1, 1) if isinstance(x, Tensor) else x for x in size)
     centers = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
     regions = torch.cat(
         [
@@ -103,7 +119,10 @@ def locations_by_center(
 
     # Only these can be near the centre: B columns and B rows for each object, one of them for
     # what rounding may do to the first.
-    window = torch.arange(math.ceil(min(2 * radius / stride, most)) + 2, device=gt_boxes.device)
+    most = 2 * radius / stride
+    if not isinstance(height, Tensor):
+        most = min(most, max(size))
+    window = torch.arange(math.ceil(most) + 2, device=gt_boxes.device)
     first = ((centers - radius) / stride - offset).floor().clamp(min=0).long()
     x = (first[:, :1] + window)[:, None, :]
     y = (first[:, 1:] + window)[:, :, None]

@@ -1,7 +1,14 @@
 """FreeAnchor: learning to match anchors (Zhang et al., NeurIPS 2019)."""
 
-from . import retinanet as _retinanet  # noqa: F401  only registration
-from . import rpn as _rpn  # noqa: F401  only registration
 from .config import add_config
+from .retinanet import FreeAnchorRetinaNet
+from .rpn import FreeAnchorRPN
+from .strategy import FreeAnchorLoss, FreeAnchorStrategy
 
-__all__ = ["add_config"]
+__all__ = [
+    "FreeAnchorLoss",
+    "FreeAnchorRPN",
+    "FreeAnchorRetinaNet",
+    "FreeAnchorStrategy",
+    "add_config",
+]

@@ -1,13 +1,20 @@
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.modeling.one_stage import best_after_nms, decode_candidates
+from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
 from . import legacy
-from .strategy import FreeAnchorLoss, FreeAnchorStrategy
+from .strategy import BBOX_REG_WEIGHTS, FreeAnchorLoss, FreeAnchorStrategy
 
 
 @META_ARCH_REGISTRY.register()
@@ -19,32 +26,56 @@ class FreeAnchorRetinaNet(RetinaNet):
     """
 
     @configurable
-    def __init__(self, *, free_anchor_loss: FreeAnchorLoss, legacy_boxes: bool = False, **kwargs):
+    def __init__(
+        self,
+        *,
+        box2box_transform: Box2BoxTransform | None = None,
+        smooth_l1_beta: float = 0.11,
+        free_anchor_loss: FreeAnchorLoss | None = None,
+        legacy_boxes: bool = False,
+        anchor_matcher: Matcher | None = None,
+        pixel_mean: Sequence[float] = (103.53, 116.28, 123.675),
+        pixel_std: Sequence[float] = (1.0, 1.0, 1.0),
+        **kwargs,
+    ):
         """
         Args:
-            free_anchor_loss (FreeAnchorLoss): the loss.
+            box2box_transform (Box2BoxTransform or None): None for the published weights.
+            smooth_l1_beta (float): where the box loss turns from quadratic to linear.
+            free_anchor_loss (FreeAnchorLoss or None): the loss; None for the published settings.
             legacy_boxes (bool): clip and resize boxes as the published code does. Its anchors,
                 rounded to pixels, are up to ``anchor_generator``.
-            kwargs: see :class:`RetinaNet`. ``anchor_matcher``, the focal loss and the box loss
-                arguments have no effect.
+            pixel_mean, pixel_std, kwargs: see :class:`RetinaNet`. ``anchor_matcher`` and the focal
+                loss arguments have no effect.
+
+        Raises:
+            ValueError: if there is no such ``box_reg_loss_type``.
         """
-        super().__init__(**kwargs)
-        self.free_anchor_loss = free_anchor_loss
+        super().__init__(
+            box2box_transform=box2box_transform or Box2BoxTransform(BBOX_REG_WEIGHTS),
+            smooth_l1_beta=smooth_l1_beta,
+            anchor_matcher=anchor_matcher,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            **kwargs,
+        )
+        self.free_anchor_loss = free_anchor_loss or FreeAnchorLoss(
+            box2box_transform=self.box2box_transform,
+            smooth_l1_beta=smooth_l1_beta,
+            box_reg_loss_type=self.box_reg_loss_type,
+        )
         self.legacy_boxes = legacy_boxes
 
     @classmethod
     def from_config(cls, cfg):
+        check_preset_shapes(cfg)
         ret = super().from_config(cfg)
         if cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES:
             legacy.round_cell_anchors(ret["anchor_generator"], cfg.MODEL.ANCHOR_GENERATOR)
         return {
             **ret,
-            "anchor_matcher": None,
             "free_anchor_loss": FreeAnchorLoss(
-                cfg,
-                box2box_transform=ret["box2box_transform"],
-                smooth_l1_beta=cfg.MODEL.RETINANET.SMOOTH_L1_LOSS_BETA,
-                box_reg_loss_type=cfg.MODEL.RETINANET.BBOX_REG_LOSS_TYPE,
+                cfg, ret["box2box_transform"], ret["smooth_l1_beta"], ret["box_reg_loss_type"]
             ),
             "legacy_boxes": cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES,
         }
@@ -55,27 +86,33 @@ class FreeAnchorRetinaNet(RetinaNet):
         Returns:
             dict[str, Tensor]: the scalars "loss_positive" and "loss_negative".
         """
-        pred_logits, pred_deltas = self._transpose_dense_predictions(
-            predictions, [self.num_classes, 4]
-        )
+        logits, deltas = predictions
         loss_positive, loss_negative = self.free_anchor_loss(
             Boxes.cat(self.anchor_generator(features)).tensor,
-            torch.cat(pred_logits, dim=1),
-            torch.cat(pred_deltas, dim=1),
+            torch.cat([permute_to_N_HWA_K(x, self.num_classes) for x in logits], dim=1),
+            torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1),
             [x.gt_boxes.tensor for x in gt_instances],
             [x.gt_classes for x in gt_instances],
         )
         return {"loss_positive": loss_positive, "loss_negative": loss_negative}
 
-    def _decode_per_level_predictions(
-        self, anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
-    ):
-        results = super()._decode_per_level_predictions(
-            anchors, pred_scores, pred_deltas, score_thresh, topk_candidates, image_size
-        )
-        if self.legacy_boxes:
-            legacy.clip(results.pred_boxes, results.image_size)
-        return results
+    def inference_single_image(self, anchors, box_cls, box_delta, image_size):
+        """Same interface as :meth:`RetinaNet.inference_single_image`."""
+        if not self.legacy_boxes:
+            return super().inference_single_image(anchors, box_cls, box_delta, image_size)
+        levels = zip([x.tensor for x in anchors], box_cls, box_delta, strict=True)
+        candidates = [
+            decode_candidates(
+                self.box2box_transform,
+                level,
+                self.test_score_thresh,
+                self.test_topk_candidates,
+                image_size,
+                legacy.clip,
+            )
+            for level in levels
+        ]
+        return best_after_nms(candidates, self.test_nms_thresh, self.max_detections_per_image)
 
     def forward(self, batched_inputs):
         outputs = super().forward(batched_inputs)

@@ -4,13 +4,19 @@ import math
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.structures import Boxes
 from torch import nn
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
-from .strategy import FreeAnchorLoss, FreeAnchorStrategy
+from .strategy import BBOX_REG_WEIGHTS, FreeAnchorLoss, FreeAnchorStrategy
+
+LOSSES = ("loss_rpn_positive", "loss_rpn_negative")
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +30,69 @@ class FreeAnchorRPN(RPN):
     """
 
     @configurable
-    def __init__(self, *, free_anchor_loss: FreeAnchorLoss, prior_prob: float, **kwargs):
+    def __init__(
+        self,
+        *,
+        box2box_transform: Box2BoxTransform | None = None,
+        smooth_l1_beta: float = 0.11,
+        free_anchor_loss: FreeAnchorLoss | None = None,
+        prior_prob: float = 0.02,
+        loss_weight: float | dict[str, float] = 1.0,
+        anchor_matcher: Matcher | None = None,
+        batch_size_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        pre_nms_topk: tuple[int, int] = (2000, 1000),
+        post_nms_topk: tuple[int, int] = (1000, 1000),
+        **kwargs,
+    ):
         """
         Args:
-            free_anchor_loss (FreeAnchorLoss): the loss.
-            prior_prob (float): objectness that training starts from. At 0.5, where RPN starts, the
-                negative loss, a sum over all anchors, would drown the positive one.
-            kwargs: see :class:`RPN`. The arguments on matching, sampling and box loss have no
-                effect.
+            box2box_transform (Box2BoxTransform or None): None for the weights of the detector.
+            smooth_l1_beta (float): where the box loss turns from quadratic to linear.
+            free_anchor_loss (FreeAnchorLoss or None): the loss; None for the settings of the
+                detector.
+            prior_prob (float): objectness that training starts from, if the head is a
+                :class:`StandardRPNHead`; others initialise themselves. At 0.5, where RPN starts,
+                the negative loss, a sum over all anchors, would drown the positive one.
+            loss_weight (float or dict): factor of both losses, or of "loss_rpn_positive" and
+                "loss_rpn_negative".
+            pre_nms_topk, post_nms_topk, kwargs: see :class:`RPN`. ``anchor_matcher``,
+                ``batch_size_per_image`` and ``positive_fraction`` have no effect.
+
+        Raises:
+            ValueError: if there is no such ``box_reg_loss_type``, or ``loss_weight`` is for
+                other losses.
         """
-        super().__init__(**kwargs)
-        self.free_anchor_loss = free_anchor_loss
-        nn.init.constant_(
-            self.rpn_head.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob)
+        if not isinstance(loss_weight, dict):
+            loss_weight = dict.fromkeys(LOSSES, float(loss_weight))
+        if not set(loss_weight) <= set(LOSSES):
+            raise ValueError(f"loss_weight has {list(loss_weight)}; the losses are {LOSSES}.")
+        super().__init__(
+            box2box_transform=box2box_transform or Box2BoxTransform(BBOX_REG_WEIGHTS),
+            smooth_l1_beta=smooth_l1_beta,
+            loss_weight=loss_weight,
+            anchor_matcher=anchor_matcher,
+            batch_size_per_image=batch_size_per_image,
+            positive_fraction=positive_fraction,
+            pre_nms_topk=pre_nms_topk,
+            post_nms_topk=post_nms_topk,
+            **kwargs,
         )
+        weights = tuple(self.box2box_transform.weights)
+        if weights == (1.0, 1.0, 1.0, 1.0) and self.box_reg_loss_type == "smooth_l1":
+            logger.warning(
+                "The weights of the box deltas are RPN's, (1, 1, 1, 1): to FreeAnchorRPN boxes far "
+                f"off then look good. Its configs have {BBOX_REG_WEIGHTS}, with a smooth L1 beta "
+                "of 0.11."
+            )
+        self.free_anchor_loss = free_anchor_loss or FreeAnchorLoss(
+            box2box_transform=self.box2box_transform,
+            smooth_l1_beta=smooth_l1_beta,
+            box_reg_loss_type=self.box_reg_loss_type,
+        )
+        if isinstance(self.rpn_head, StandardRPNHead):
+            bias = self.rpn_head.objectness_logits.bias
+            nn.init.constant_(bias, -math.log((1 - prior_prob) / prior_prob))
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -46,26 +101,15 @@ class FreeAnchorRPN(RPN):
                 "MODEL.FREE_ANCHOR.LEGACY_BOXES is for FreeAnchorRetinaNet: there are no published "
                 "weights of a FreeAnchorRPN. Set it to False."
             )
-        weights, loss = cfg.MODEL.RPN.BBOX_REG_WEIGHTS, cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE
-        if tuple(weights) == (1.0, 1.0, 1.0, 1.0) and loss == "smooth_l1":
-            logger.warning(
-                "MODEL.RPN.BBOX_REG_WEIGHTS are RPN's (1, 1, 1, 1): to FreeAnchorRPN boxes far off "
-                "then look good. Its configs have (10, 10, 5, 5), with MODEL.RPN.SMOOTH_L1_BETA "
-                "0.11."
-            )
+        check_preset_shapes(cfg)
         ret = super().from_config(cfg, input_shape)
-        weight = cfg.MODEL.RPN.LOSS_WEIGHT
         return {
             **ret,
-            "anchor_matcher": None,
             "free_anchor_loss": FreeAnchorLoss(
-                cfg,
-                box2box_transform=ret["box2box_transform"],
-                smooth_l1_beta=cfg.MODEL.RPN.SMOOTH_L1_BETA,
-                box_reg_loss_type=cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE,
+                cfg, ret["box2box_transform"], ret["smooth_l1_beta"], ret["box_reg_loss_type"]
             ),
             "prior_prob": cfg.MODEL.FREE_ANCHOR.RPN_PRIOR_PROB,
-            "loss_weight": {"loss_rpn_positive": weight, "loss_rpn_negative": weight},
+            "loss_weight": cfg.MODEL.RPN.LOSS_WEIGHT,
         }
 
     def label_and_sample_anchors(self, anchors, gt_instances):
@@ -93,8 +137,8 @@ class FreeAnchorRPN(RPN):
             gt_boxes,
             gt_labels,
         )
-        losses = {"loss_rpn_positive": loss_positive, "loss_rpn_negative": loss_negative}
-        return {name: loss * self.loss_weight[name] for name, loss in losses.items()}
+        losses = dict(zip(LOSSES, (loss_positive, loss_negative), strict=True))
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
 
 get_anchor_strategy.register(FreeAnchorRPN, FreeAnchorStrategy)

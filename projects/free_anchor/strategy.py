@@ -26,6 +26,9 @@ from anchor_heads.modeling.distributed import loss_normalizer
 from .losses import negative_loss, positive_bag_loss
 from .targets import anchor_bags, localization_probability
 
+# Of the published box deltas, whose smooth L1 loss becomes linear at 0.11.
+BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
 # FreeAnchor has no IoU threshold. An object that no anchor overlaps as much as the first has poor
 # candidates only; a level whose anchors overlap it as much as the second offers good ones.
 POOR_CANDIDATE_IOU = 0.4
@@ -43,7 +46,7 @@ class FreeAnchorLoss(nn.Module):
         self,
         *,
         box2box_transform: Box2BoxTransform,
-        smooth_l1_beta: float,
+        smooth_l1_beta: float = 0.11,
         box_reg_loss_type: str = "smooth_l1",
         bag_size: int = 50,
         box_iou_thresh: float = 0.6,
@@ -68,13 +71,13 @@ class FreeAnchorLoss(nn.Module):
         super().__init__()
         if box_reg_loss_type not in ("smooth_l1", "iou"):
             raise ValueError(
-                f"BBOX_REG_LOSS_TYPE is {box_reg_loss_type!r}, but FreeAnchor's localisation "
+                f"box_reg_loss_type is {box_reg_loss_type!r}, but FreeAnchor's localisation "
                 "likelihood is made of smooth_l1 or of iou. Write smooth_l1 or iou."
             )
         if bag_size < 1:
-            raise ValueError(f"MODEL.FREE_ANCHOR.BAG_SIZE is {bag_size}; it must be 1 or more.")
+            raise ValueError(f"bag_size is {bag_size}; it must be 1 or more.")
         if gamma <= 0:
-            raise ValueError(f"MODEL.FREE_ANCHOR.GAMMA is {gamma}; it must be above 0.")
+            raise ValueError(f"gamma is {gamma}; it must be above 0.")
         self.box2box_transform = box2box_transform
         self.smooth_l1_beta = smooth_l1_beta
         self.box_reg_loss_type = box_reg_loss_type
@@ -88,7 +91,6 @@ class FreeAnchorLoss(nn.Module):
     def from_config(
         cls,
         cfg,
-        *,
         box2box_transform: Box2BoxTransform,
         smooth_l1_beta: float,
         box_reg_loss_type: str,
@@ -210,7 +212,7 @@ class FreeAnchorStrategy(DenseAnchorStrategy):
         return (
             f"The box deltas have weights of {greatest:g}, where FreeAnchor's are 10 and 5: its "
             "likelihood, exp(-loss), takes boxes that are far off for good ones.",
-            {f"{node}.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0), f"{node}.{beta}": 0.11},
+            {f"{node}.BBOX_REG_WEIGHTS": BBOX_REG_WEIGHTS, f"{node}.{beta}": 0.11},
         )
 
     def _assignments(self, features, predictions, image_size, objects):

@@ -1,7 +1,17 @@
 """Guided Anchoring: region proposal by guided anchoring (Wang et al., CVPR 2019)."""
 
-from . import retinanet as _retinanet  # noqa: F401  only registration
-from . import rpn as _rpn  # noqa: F401  only registration
 from .config import add_config
+from .head import GuidedAnchorRetinaNetHead, GuidedAnchorRPNHead
+from .retinanet import GuidedAnchorRetinaNet
+from .rpn import GuidedAnchorRPN
+from .strategy import GuidedAnchoring, GuidedAnchorStrategy
 
-__all__ = ["add_config"]
+__all__ = [
+    "GuidedAnchorRPN",
+    "GuidedAnchorRPNHead",
+    "GuidedAnchorRetinaNet",
+    "GuidedAnchorRetinaNetHead",
+    "GuidedAnchorStrategy",
+    "GuidedAnchoring",
+    "add_config",
+]

@@ -19,8 +19,8 @@ def add_config(cfg: CfgNode) -> None:
     # What of an object decides its level. False: the square root of its area, as published. True:
     # its shorter side, so that long thin objects are on levels whose locations lie close enough.
     node.LEVEL_BY_SHORT_SIDE = False
-    # Location targets, as shares of an object's width and height: the centre region, in which
-    # anchors are wanted, and the larger region around it in which it does not matter.
+    # Location targets, as shares of an object's width and height: the centre region, which
+    # has anchors, and the larger region around it in which it does not matter.
     node.CENTER_RATIO = 0.2
     node.IGNORE_RATIO = 0.5
     # Location probability that training starts from.
@@ -31,7 +31,7 @@ def add_config(cfg: CfgNode) -> None:
     node.LOCATION_LOSS_WEIGHT = 1.0
     # True trains with centre and background exchanged, as mmdetection 2.x does.
     node.INVERTED_LOCATION_LABEL = False
-    # Locations drawn per image for the shape loss, and how many of them at most are positive.
+    # Locations sampled per image for the shape loss, and how many of them at most are positive.
     node.SHAPE_BATCH_SIZE_PER_IMAGE = 256
     node.SHAPE_POSITIVE_FRACTION = 0.5
     # "bounded_iou", as published, or "iou": the negative logarithm of the IoU, divided by the
@@ -57,7 +57,9 @@ def add_config(cfg: CfgNode) -> None:
     node.RETINANET.SHAPE_STD = 1.0
     node.RETINANET.SHAPE_IOU_THRESHOLDS = [0.4, 0.5]
     node.RETINANET.SHAPE_MIN_IOU = 0.4
-    node.RETINANET.MIN_IOU = 0.0
+    # 0 as published, and in the published configs: an object that no anchor overlaps then takes
+    # every anchor, those of objects before it too.
+    node.RETINANET.MIN_IOU = 0.001
 
     # Objectness that the head of the proposal generator starts from. A low one spares the first
     # steps of a short training the unlearning of 0.5.

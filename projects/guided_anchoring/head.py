@@ -10,10 +10,12 @@ Shape shorthand in this module:
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, StandardRPNHead
 from torch import Tensor, nn
@@ -51,11 +53,9 @@ class GuidedHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape):
-        return {
-            **super().from_config(cfg, input_shape),
-            "num_anchors": 1,
-            "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB,
-        }
+        ret = super().from_config(cfg, input_shape)
+        ret.pop("box_dim", None)
+        return {**ret, "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB}
 
     def forward(self, features: list[Tensor]) -> list[AnchorPrediction]:
         """
@@ -90,14 +90,24 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
     """The RPN head with one anchor per location, and its shape (paper: GA-RPN)."""
 
     @configurable
-    def __init__(self, *, location_prior_prob: float, prior_prob: float, **kwargs):
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_anchors: int = 1,
+        conv_dims: Sequence[int] = (-1,),
+        location_prior_prob: float = 0.01,
+        prior_prob: float = 0.5,
+    ):
         """
         Args:
+            in_channels, conv_dims: see :class:`StandardRPNHead`.
+            num_anchors (int): has no effect: there is one anchor per location. It is here for
+                configs of :class:`StandardRPNHead`.
             location_prior_prob (float): location probability that training starts from.
             prior_prob (float): objectness that training starts from.
-            kwargs: see :class:`StandardRPNHead`.
         """
-        super().__init__(**kwargs)
+        super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
         nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
         channels = self.objectness_logits.in_channels
         self._add_anchor_prediction(channels, location_prior_prob)
@@ -142,13 +152,32 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
     """
 
     @configurable
-    def __init__(self, *, location_prior_prob: float, **kwargs):
+    def __init__(
+        self,
+        *,
+        input_shape: list[ShapeSpec],
+        num_classes: int,
+        num_anchors: int = 1,
+        conv_dims: Sequence[int] = (256, 256, 256, 256),
+        norm: str = "",
+        prior_prob: float = 0.01,
+        location_prior_prob: float = 0.01,
+    ):
         """
         Args:
+            input_shape, num_classes, conv_dims, norm, prior_prob: see :class:`RetinaNetHead`.
+            num_anchors (int): has no effect: there is one anchor per location. It is here for
+                configs of :class:`RetinaNetHead`.
             location_prior_prob (float): location probability that training starts from.
-            kwargs: see :class:`RetinaNetHead`.
         """
-        super().__init__(**kwargs)
+        super().__init__(
+            input_shape=input_shape,
+            num_classes=num_classes,
+            num_anchors=1,
+            conv_dims=conv_dims,
+            norm=norm,
+            prior_prob=prior_prob,
+        )
         channels = self.cls_score.in_channels
         self._add_anchor_prediction(channels, location_prior_prob)
         self.feature_adaption_cls = FeatureAdaption(channels, channels)

@@ -6,7 +6,7 @@ Shape shorthand in this module:
     R: number of locations of one image, over all levels
 """
 
-from fvcore.nn import sigmoid_focal_loss_jit
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 
 
@@ -17,7 +17,7 @@ def location_loss(
 
     Args:
         logits (Tensor): (N, R).
-        targets (Tensor): (N, R), 1 where an anchor is wanted, else 0.
+        targets (Tensor): (N, R), 1 in an object's centre region, else 0.
         weights (Tensor): (N, R).
         alpha, gamma (float): of the focal loss.
         inverted (bool): train the opposite, as mmdetection 2.x does.
@@ -27,5 +27,5 @@ def location_loss(
     """
     if inverted:
         targets = 1 - targets
-    loss = sigmoid_focal_loss_jit(logits, targets, alpha=alpha, gamma=gamma, reduction="none")
+    loss = sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma, reduction="none")
     return (loss * weights).sum()

@@ -3,6 +3,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.modeling.matching import MaxIoUMatcher
 from anchor_heads.modeling.one_stage import PredictedAnchorDetector
 
 from .head import GuidedAnchorRetinaNetHead
@@ -17,24 +18,40 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
     without any such location has none.
     """
 
-    HEAD = GuidedAnchorRetinaNetHead
-
     @configurable
-    def __init__(self, *, guided_anchoring: GuidedAnchoring, **kwargs):
+    def __init__(
+        self,
+        *,
+        guided_anchoring: GuidedAnchoring | None = None,
+        smooth_l1_beta: float = 0.04,
+        **kwargs,
+    ):
         """
         Args:
-            guided_anchoring (GuidedAnchoring): anchors, and the losses of location and shape.
-            kwargs: see :class:`RetinaNet`. ``anchor_matcher`` is one of
-                :func:`MaxIoUMatcher`.
+            guided_anchoring (GuidedAnchoring or None): anchors, and the losses of location and
+                shape; None for the published settings.
+            smooth_l1_beta, kwargs: see :class:`PredictedAnchorDetector`. ``anchor_generator``
+                generates the shape samples.
         """
-        super().__init__(**kwargs)
-        self.guided_anchoring = guided_anchoring
+        super().__init__(smooth_l1_beta=smooth_l1_beta, **kwargs)
+        self.guided_anchoring = guided_anchoring or GuidedAnchoring(
+            sample_generator=self.anchor_generator,
+            shape_std=1.0,
+            shape_matcher=MaxIoUMatcher((0.4, 0.5), labels=(0, -1, 1), min_iou=0.4),
+        )
 
     @classmethod
     def from_config(cls, cfg):
+        ret = super().from_config(cfg)
         node = cfg.MODEL.GUIDED_ANCHOR.RETINANET
-        ret = super().from_config(cfg, node.MIN_IOU)
-        return {**ret, "guided_anchoring": GuidedAnchoring(cfg, node, ret["anchor_generator"])}
+        shapes = ret["backbone"].output_shape()
+        shapes = [shapes[name] for name in ret["head_in_features"]]
+        return {
+            **ret,
+            "head": GuidedAnchorRetinaNetHead(cfg, shapes),
+            "min_iou": node.MIN_IOU,
+            "guided_anchoring": GuidedAnchoring(cfg, node, ret["anchor_generator"]),
+        }
 
     def forward_training(self, images, features, predictions, gt_instances):
         """Same interface as :meth:`RetinaNet.forward_training`.
@@ -45,12 +62,13 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
         """
         anchoring = self.guided_anchoring
         valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
-        losses = anchoring.losses(predictions, gt_instances, valid)
-        anchors = torch.cat(anchoring.anchors(predictions), dim=1)
+        anchors = anchoring.anchors(predictions)
+        losses = anchoring.losses(predictions, anchors, gt_instances, valid)
+        anchors = torch.cat(anchors, dim=1).detach()
         outputs = zip(*(self.head.predict(prediction) for prediction in predictions), strict=True)
         logits, deltas = (torch.cat(x, dim=1) for x in outputs)
-        labels, boxes = self.label_anchors(anchors, gt_instances, valid)
-        return losses | self.losses(anchors, logits, labels, deltas, boxes)
+        labels, boxes = self.label_predicted_anchors(anchors, gt_instances, valid)
+        return losses | self.predicted_anchor_losses(anchors, logits, labels, deltas, boxes)
 
     def forward_inference(self, images, features, predictions):
         """Same interface as :meth:`RetinaNet.forward_inference`."""

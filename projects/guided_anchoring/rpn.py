@@ -18,20 +18,28 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
     HEAD_NAME = "GuidedAnchorRPNHead"
 
     @configurable
-    def __init__(self, *, guided_anchoring: GuidedAnchoring, **kwargs):
+    def __init__(self, *, guided_anchoring: GuidedAnchoring | None = None, **kwargs):
         """
         Args:
-            guided_anchoring (GuidedAnchoring): anchors, and the losses of location and shape.
-            kwargs: see :class:`RPN`. ``anchor_matcher`` is one of :func:`MaxIoUMatcher`.
+            guided_anchoring (GuidedAnchoring or None): anchors, and the losses of location and
+                shape; None for the published settings.
+            kwargs: see :class:`PredictedAnchorRPN`. ``anchor_generator`` generates the shape
+                samples.
         """
         super().__init__(**kwargs)
-        self.guided_anchoring = guided_anchoring
+        self.guided_anchoring = guided_anchoring or GuidedAnchoring(
+            sample_generator=self.anchor_generator
+        )
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        ret = super().from_config(cfg, input_shape)
         node = cfg.MODEL.GUIDED_ANCHOR.RPN
-        ret = super().from_config(cfg, input_shape, node.MIN_IOU)
-        return {**ret, "guided_anchoring": GuidedAnchoring(cfg, node, ret["anchor_generator"])}
+        return {
+            **ret,
+            "min_iou": node.MIN_IOU,
+            "guided_anchoring": GuidedAnchoring(cfg, node, ret["anchor_generator"]),
+        }
 
     def forward_training(self, images, features, predictions, gt_instances):
         """See :meth:`PredictedAnchorRPN.forward_training`.
@@ -43,10 +51,11 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
         """
         anchoring = self.guided_anchoring
         valid = anchoring.square_generator.valid_mask(features, images.image_sizes)
-        losses = anchoring.losses(predictions, gt_instances, valid)
+        anchors = anchoring.anchors(predictions)
+        losses = anchoring.losses(predictions, anchors, gt_instances, valid)
         levels = [
-            (anchors, *self.rpn_head.predict(prediction))
-            for anchors, prediction in zip(anchoring.anchors(predictions), predictions, strict=True)
+            (level.detach(), *self.rpn_head.predict(prediction))
+            for level, prediction in zip(anchors, predictions, strict=True)
         ]
         proposals, rpn_losses = self.train_on(levels, gt_instances, valid, images.image_sizes)
         return proposals, losses | rpn_losses
@@ -54,10 +63,16 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
     def forward_inference(self, images, features, predictions):
         """See :meth:`PredictedAnchorRPN.forward_inference`."""
         outputs = self.guided_anchoring.predict_at_kept_locations(self.rpn_head, predictions)
-        return [
-            self.propose(levels, size)
-            for levels, size in zip(outputs, images.image_sizes, strict=True)
-        ]
+        proposals = []
+        for levels, size in zip(outputs, images.image_sizes, strict=True):
+            anchors, logits, deltas = zip(*levels, strict=True)
+            proposals += self.predict_proposals(
+                [x[None] for x in anchors],
+                [x[None, :, 0] for x in logits],
+                [x[None] for x in deltas],
+                [size],
+            )
+        return proposals
 
 
 get_anchor_strategy.register(GuidedAnchorRPN, GuidedAnchorStrategy)

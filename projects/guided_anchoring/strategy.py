@@ -15,18 +15,22 @@ from contextlib import contextmanager
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Instances
-from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from anchor_heads.anchor_generation import SquareGenerator, build_square_generator, decode_shapes
+from anchor_heads.anchor_generation import (
+    SquareGenerator,
+    build_square_generator,
+    decode_levels,
+    decode_shapes,
+)
 from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import best_preset_iou, smallest_sizes
 from anchor_heads.anchor_generation.strategy import Coverage, LevelAnchors, LocationMap, Part
 from anchor_heads.layers import bounded_iou_loss, flatten_hw, iou_loss, is_exporting
 from anchor_heads.modeling.distributed import loss_normalizer
-from anchor_heads.modeling.matching import MaxIoUMatcher, match_valid
+from anchor_heads.modeling.matching import MaxIoUMatcher, of_matched
+from anchor_heads.modeling.statistics import put_scalars
 
 from .head import AnchorPrediction, GuidedHead
 from .losses import location_loss
@@ -55,31 +59,32 @@ class GuidedAnchoring(nn.Module):
         self,
         *,
         sample_generator: DefaultAnchorGenerator,
-        square_generator: SquareGenerator,
-        shape_std: float,
-        shape_matcher: Callable,
-        shape_batch_size_per_image: int,
-        shape_positive_fraction: float,
-        shape_loss_type: str,
-        shape_loss_beta: float,
-        shape_loss_weight: float,
-        location_thresh: float,
-        center_ratio: float,
-        ignore_ratio: float,
-        level_by_short_side: bool,
-        location_focal_alpha: float,
-        location_focal_gamma: float,
-        location_loss_weight: float,
-        inverted_location_label: bool,
+        square_generator: SquareGenerator | None = None,
+        shape_std: float = 0.14,
+        shape_matcher: Callable | None = None,
+        shape_batch_size_per_image: int = 256,
+        shape_positive_fraction: float = 0.5,
+        shape_loss_type: str = "bounded_iou",
+        shape_loss_beta: float = 0.2,
+        shape_loss_weight: float = 1.0,
+        location_thresh: float = 0.01,
+        center_ratio: float = 0.2,
+        ignore_ratio: float = 0.5,
+        level_by_short_side: bool = False,
+        location_focal_alpha: float = 0.25,
+        location_focal_gamma: float = 2.0,
+        location_loss_weight: float = 1.0,
+        inverted_location_label: bool = False,
     ):
         """
         Args:
             sample_generator (DefaultAnchorGenerator): generator of A shape samples per location;
                 the IoU of an object with a location is that with the best of them.
-            square_generator (SquareGenerator): generator of one square per location.
+            square_generator (SquareGenerator or None): generator of one square per location; None
+                for squares of each level's smallest size of ``sample_generator``.
             shape_std (float): scale of the shape prediction.
-            shape_matcher (callable): matches objects with shape samples, see
-                :func:`MaxIoUMatcher`.
+            shape_matcher (callable or None): matches objects with shape samples, see
+                :class:`MaxIoUMatcher`; None for the thresholds published for GA-RPN.
             shape_batch_size_per_image (int): locations sampled for the shape loss.
             shape_positive_fraction (float): how many of them at most are positive.
             shape_loss_type (str): "bounded_iou" or "iou".
@@ -96,18 +101,19 @@ class GuidedAnchoring(nn.Module):
         samples = sample_generator.num_anchors
         if len(set(samples)) > 1:
             raise ValueError(
-                f"MODEL.ANCHOR_GENERATOR gives the levels {samples} shape samples per location; "
+                f"The anchor generator gives the levels {samples} shape samples per location; "
                 "every level needs the same number of sizes times aspect ratios."
             )
         if shape_loss_type not in ("bounded_iou", "iou"):
             raise ValueError(
-                f'MODEL.GUIDED_ANCHOR.SHAPE_LOSS_TYPE is "{shape_loss_type}"; it must be '
-                '"bounded_iou" or "iou".'
+                f'shape_loss_type is "{shape_loss_type}"; it must be "bounded_iou" or "iou".'
             )
         self.sample_generator = sample_generator
-        self.square_generator = square_generator
+        self.square_generator = square_generator or SquareGenerator.of(sample_generator)
         self.shape_std = shape_std
-        self.shape_matcher = shape_matcher
+        self.shape_matcher = shape_matcher or MaxIoUMatcher(
+            (0.3, 0.7), labels=(0, -1, 1), min_iou=0.3
+        )
         self.shape_batch_size_per_image = shape_batch_size_per_image
         self.shape_positive_fraction = shape_positive_fraction
         self.shape_loss_type = shape_loss_type
@@ -159,12 +165,10 @@ class GuidedAnchoring(nn.Module):
         """The guided anchors of all locations.
 
         Returns:
-            list[Tensor]: (N, H*W, 4) per level, without gradient.
+            list[Tensor]: (N, H*W, 4) per level. Their gradient is for the shape loss alone.
         """
-        return [
-            decode_shapes(squares, self.shape_std * flatten_hw(prediction.shape).detach())
-            for squares, prediction in zip(self.squares(predictions), predictions, strict=True)
-        ]
+        shapes = [self.shape_std * flatten_hw(prediction.shape) for prediction in predictions]
+        return decode_levels(self.squares(predictions), shapes)
 
     def predict_at_kept_locations(
         self,
@@ -200,11 +204,16 @@ class GuidedAnchoring(nn.Module):
         return [list(image) for image in zip(*levels, strict=True)]
 
     def losses(
-        self, predictions: list[AnchorPrediction], gt_instances: list[Instances], valid: Tensor
+        self,
+        predictions: list[AnchorPrediction],
+        anchors: list[Tensor],
+        gt_instances: list[Instances],
+        valid: Tensor,
     ) -> dict[str, Tensor]:
         """
         Args:
             predictions (list[AnchorPrediction]): one per level.
+            anchors (list[Tensor]): see :meth:`anchors`.
             gt_instances (list[Instances]): N of them, with "gt_boxes".
             valid (Tensor): (N, R) bool, which locations may learn a shape.
 
@@ -214,19 +223,14 @@ class GuidedAnchoring(nn.Module):
         gt_boxes = [x.gt_boxes.tensor for x in gt_instances]
         return {
             "loss_anchor_location": self._location_loss(predictions, gt_boxes),
-            "loss_anchor_shape": self._shape_loss(predictions, gt_boxes, valid),
+            "loss_anchor_shape": self._shape_loss(predictions, anchors, gt_boxes, valid),
         }
 
     def _location_loss(self, predictions, gt_boxes):
         logits = torch.cat([flatten_hw(x.location) for x in predictions], dim=1)[..., 0]
-        targets, weights = (
-            torch.stack(x).to(logits.device)
-            for x in zip(
-                *(self._location_targets(boxes, predictions) for boxes in gt_boxes), strict=True
-            )
-        )
-        kept = (logits.detach().sigmoid() >= self.location_thresh).float().mean().item()
-        get_event_storage().put_scalar("guided_anchor/share_of_locations", kept)
+        targets, weights = self.location_targets(gt_boxes, predictions)
+        kept = (logits.detach().sigmoid() >= self.location_thresh).float().mean()
+        put_scalars({"guided_anchor/share_of_locations": kept})
         loss = location_loss(
             logits,
             targets,
@@ -238,7 +242,10 @@ class GuidedAnchoring(nn.Module):
         normalizer = loss_normalizer(logits.numel() / LOCATIONS_PER_COUNT, logits.device)
         return self.location_loss_weight * loss / normalizer
 
-    def _location_targets(self, gt_boxes, predictions):
+    def location_targets(
+        self, gt_boxes: list[Tensor], predictions: list[AnchorPrediction]
+    ) -> tuple[Tensor, Tensor]:
+        """:func:`location_targets` of N images."""
         generator = self.square_generator
         return location_targets(
             gt_boxes,
@@ -251,30 +258,45 @@ class GuidedAnchoring(nn.Module):
             self.level_by_short_side,
         )
 
-    def _shape_loss(self, predictions, gt_boxes, valid):
-        samples = self.samples(predictions)
-        squares = torch.cat(self.squares(predictions))
-        shapes = torch.cat([flatten_hw(prediction.shape) for prediction in predictions], dim=1)
-        anchors, targets, sampled = [], [], []
-        for shapes_i, boxes, valid_i in zip(shapes, gt_boxes, valid, strict=True):
-            match = match_valid(self.shape_matcher, boxes, samples, valid_i)
-            positive, negative = subsample_labels(
-                match.labels, self.shape_batch_size_per_image, self.shape_positive_fraction, 0
-            )
-            anchors.append(decode_shapes(squares[positive], self.shape_std * shapes_i[positive]))
-            targets.append(boxes[match.matched_idxs[positive]])
-            sampled.append((len(positive), len(negative)))
-        storage = get_event_storage()
-        for name, counts in zip(("pos", "neg"), zip(*sampled, strict=True), strict=True):
-            storage.put_scalar(f"guided_anchor/num_{name}_shapes", sum(counts) / len(counts))
-        anchors, targets = torch.cat(anchors), torch.cat(targets)
+    def _shape_loss(self, predictions, anchors, gt_boxes, valid):
+        match = self.shape_matcher(gt_boxes, self.samples(predictions)[None], valid)
+        positive, counts = self._sampled_positives(match.labels)
+        anchors = torch.cat(anchors, dim=1).flatten(0, 1)[positive]
+        targets = of_matched(gt_boxes, match.matched_idxs).flatten(0, 1)[positive]
+        positives, negatives = counts.float().mean(dim=1)
+        put_scalars(
+            {
+                "guided_anchor/num_pos_shapes": positives,
+                "guided_anchor/num_neg_shapes": negatives,
+            }
+        )
         if self.shape_loss_type == "iou":
             count, loss = len(anchors), iou_loss(anchors, targets).sum()
         else:
             # Negatives have no loss, yet the published code counts them.
-            count = sum(max(x, 1) for counts in sampled for x in counts)
+            count = counts.clamp(min=1).sum()
             loss = bounded_iou_loss(anchors, targets, self.shape_loss_beta)
         return self.shape_loss_weight * loss / loss_normalizer(count, loss.device)
+
+    def _sampled_positives(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample locations as Detectron2's ``subsample_labels``, all images at once.
+
+        Args:
+            labels (Tensor): (N, R), see :class:`Match`.
+
+        Returns:
+            Tensor: (n,) the sampled positives, indices into the flattened (N, R).
+            Tensor: (2, N) how many positives and negatives are sampled.
+        """
+        size = self.shape_batch_size_per_image
+        most = min(int(size * self.shape_positive_fraction), labels.shape[1])
+        positive = labels == 1
+        chance = torch.rand(labels.shape, device=labels.device).masked_fill_(~positive, -1.0)
+        chance, index = chance.topk(most, dim=1)
+        start = torch.arange(len(labels), device=labels.device)[:, None] * labels.shape[1]
+        num_positive = positive.sum(dim=1).clamp(max=most)
+        num_negative = torch.minimum((labels == 0).sum(dim=1), size - num_positive)
+        return (index + start)[chance >= 0], torch.stack([num_positive, num_negative])
 
     def squares(self, predictions):
         """The squares that anchors start from, (H*W, 4) per level."""
@@ -354,9 +376,9 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
     def _assignments(self, features, predictions, image_size, objects):
         anchoring = self.owner.guided_anchoring
         anchors = torch.cat(anchoring.anchors(predictions), dim=1)[0]
-        (valid,) = anchoring.square_generator.valid_mask(features, [image_size])
-        boxes = objects.gt_boxes.tensor
-        match = match_valid(anchoring.shape_matcher, boxes, anchoring.samples(predictions), valid)
+        valid = anchoring.square_generator.valid_mask(features, [image_size])
+        samples = anchoring.samples(predictions)[None]
+        match = anchoring.shape_matcher([objects.gt_boxes.tensor], samples, valid)
         return [
             self._matched("shape, by IoU of the shape samples", anchors, match, objects),
             self._class_and_box_assignment(anchors, valid, objects),

@@ -31,7 +31,7 @@ def test_with_an_aspect_ratio_squares_keep_their_area():
 def test_squares_that_do_not_grow_are_refused(sizes):
     cfg = get_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = sizes
-    with pytest.raises(ValueError, match="must grow from level to level"):
+    with pytest.raises(ValueError, match="grow from level to level"):
         build_square_generator(cfg, [8, 16])
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64, 32]]
     assert build_square_generator(cfg, [8]).sides == [32.0]

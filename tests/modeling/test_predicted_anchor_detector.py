@@ -113,7 +113,7 @@ def test_an_anchor_of_no_size_learns_nothing(config):
     anchors = torch.tensor([[[5.0, 5.0, 5.0, 9.0], [0.0, 0.0, 10.0, 10.0]]])
     objects = [one_object([100.0, 100.0, 120.0, 120.0], 2)]
     with EventStorage():
-        labels, _ = model.label_anchors(anchors, objects, torch.ones(1, 2).bool())
+        labels, _ = model.label_predicted_anchors(anchors, objects, torch.ones(1, 2).bool())
     assert labels.tolist() == [[-1, 2]]  # the object takes all that it does not touch
 
 
@@ -127,7 +127,7 @@ def test_an_object_that_no_anchor_touches_takes_all_or_none(config, min_iou, exp
     touched, untouched = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]
     objects = [Instances.cat([one_object(touched, 1), one_object(untouched, 3)])]
     with EventStorage():
-        labels, _ = model.label_anchors(anchors, objects, torch.ones(1, 2).bool())
+        labels, _ = model.label_predicted_anchors(anchors, objects, torch.ones(1, 2).bool())
     assert labels.tolist() == [expected]
 
 

@@ -101,7 +101,7 @@ def test_an_anchor_of_no_size_learns_nothing(generator):
     gt = Instances((128, 160), gt_boxes=Boxes(torch.tensor([[100.0, 100.0, 120.0, 120.0]])))
     rpn.anchor_matcher = MaxIoUMatcher([0.5], [0, 1], min_iou=0.0)
     with EventStorage() as storage:
-        labels, _ = rpn.label_and_sample_anchors(anchors, [gt], torch.ones(1, 2).bool())
+        labels, _ = rpn.label_and_sample_predicted_anchors(anchors, [gt], torch.ones(1, 2).bool())
     assert labels.tolist() == [[-1, 1]]  # the object takes all that it does not touch
     assert storage.latest()["predicted_anchor/best_iou"][0] == 0
 
@@ -113,7 +113,9 @@ def test_an_object_takes_its_best_anchor_only_from_an_iou_of_0_3_on(generator):
     for height, expected in ((34.0, [[0, 0]]), (32.0, [[1, 0]])):  # IoU 0.29 and 0.31
         gt = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[0.0, 0.0, 10.0, height]])))
         with EventStorage():
-            labels, _ = rpn.label_and_sample_anchors(anchors, [gt], torch.ones(1, 2).bool())
+            labels, _ = rpn.label_and_sample_predicted_anchors(
+                anchors, [gt], torch.ones(1, 2).bool()
+            )
         assert labels.tolist() == expected
 
 
@@ -148,7 +150,7 @@ def test_weights_of_the_losses(generator):
     "key,value,message",
     [
         ("IOU_LABELS", [0, 1, 1], r"two that ascend with \[0, -1, 1\]"),
-        ("BOUNDARY_THRESH", 0, "BOUNDARY_THRESH is 0"),
+        ("BOUNDARY_THRESH", 0, "anchor_boundary_thresh is 0"),
     ],
 )
 def test_wrong_settings_are_explained(generator, key, value, message):

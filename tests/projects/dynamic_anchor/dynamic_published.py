@@ -120,7 +120,5 @@ def detector(monkeypatch, **keys):
     cfg = published_cfg()
     for key, value in keys.items():
         cfg.merge_from_list([f"MODEL.{key.replace('__', '.')}", value])
-    monkeypatch.setattr(
-        "detectron2.modeling.meta_arch.retinanet.build_backbone", lambda cfg: NoBackbone()
-    )
+    monkeypatch.setattr("anchor_heads.modeling.one_stage.build_backbone", lambda cfg: NoBackbone())
     return DynamicAnchorRetinaNet(cfg)

@@ -41,7 +41,7 @@ def measure(num_objects):
             anchoring.loss(predictions, assignment)
             anchors = torch.cat(anchoring.anchors(maps, predictions), dim=1)
             valid = anchoring.square_generator.valid_mask(maps, [(800, 1216)])
-            generator.label_and_sample_anchors(anchors, objects, valid)
+            generator.label_and_sample_predicted_anchors(anchors, objects, valid)
 
     return peak_megabytes(targets)
 

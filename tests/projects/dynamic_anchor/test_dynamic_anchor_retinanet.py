@@ -84,7 +84,9 @@ def test_the_shape_loss_of_one_location_does_not_depend_on_its_centerness(monkey
         targets = ShapeTargets(
             torch.tensor([[32.0, 64.0]]), torch.tensor([0.5]), torch.tensor([centerness])
         )
-        assignment = ShapeAssignment(mask, None, None, torch.tensor([[64.0, 64.0]]), targets)
+        assignment = ShapeAssignment(
+            mask, mask.flatten().nonzero()[:, 0], None, None, torch.tensor([[64.0, 64.0]]), targets
+        )
         with EventStorage():
             losses.append(anchoring.loss([Prediction(shape, None, None)], assignment).item())
     # exp(0.5) and exp(-0.5) squares against a half and a whole one.

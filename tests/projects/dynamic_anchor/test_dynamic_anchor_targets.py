@@ -33,7 +33,7 @@ def anchoring_of(sizes=None, strides=None):
 
 
 def test_shape_targets_are_the_published_ones(published):
-    mask, _, _, half_sides, targets = anchoring_of().shape_assignment(
+    mask, _, _, _, half_sides, targets = anchoring_of().shape_assignment(
         features(), published.instances()
     )
     quality = published.by_image("crafted/quality_targets")
@@ -66,7 +66,7 @@ def test_classes_and_boxes_to_learn_are_the_published_ones(published, monkeypatc
     valid = model.dynamic_anchoring.square_generator.valid_mask(features(), IMAGE_SIZES)
     assert valid.all()  # padded by itself, the second image is as large as the first
     with EventStorage() as storage:
-        labels, boxes = model.label_anchors(anchors, published.instances(), valid)
+        labels, boxes = model.label_predicted_anchors(anchors, published.instances(), valid)
     expected = torch.cat(published.levels("crafted/labels_list"), dim=1)
     assert torch.equal(labels, expected)
     positive = labels < NUM_CLASSES
@@ -78,7 +78,8 @@ def test_classes_and_boxes_to_learn_are_the_published_ones(published, monkeypatc
 
 def objects_at(boxes, radius=16.0, distances=(-math.inf, 64.0)):
     """On a level of 8 x 10 locations, in the centres of cells of 8 pixels."""
-    objects = objects_by_center(torch.tensor(boxes), (8, 10), 8, 0.5, radius, distances)
+    boxes = [torch.tensor(boxes)]
+    objects = objects_by_center(boxes, [(8, 10)], [8], 0.5, radius / 8, [distances])
     return objects.view(8, 10)
 
 
@@ -86,7 +87,7 @@ def test_a_long_object_belongs_to_the_level_of_its_short_side():
     """80 x 12 pixels on locations 8 pixels apart, for distances up to 16."""
     line, distances = torch.tensor([[0.0, 26.0, 80.0, 38.0]]), (-math.inf, 16.0)
     for by_short_side, rows in ((False, []), (True, [3, 4])):
-        found = objects_by_center(line, (8, 10), 8, 0.5, 16.0, distances, by_short_side)
+        found = objects_by_center([line], [(8, 10)], [8], 0.5, 2.0, [distances], by_short_side)
         learning = (found.view(8, 10) == 0).nonzero()
         assert sorted(set(learning[:, 0].tolist())) == rows
 
@@ -172,7 +173,7 @@ def test_the_rule_pair_by_pair(num_objects, offset):
     points = (torch.stack([grid[1], grid[0]], dim=-1).view(-1, 2) + offset) * 8
     rules = [(16.0, (-math.inf, 20.0)), (11.0, (10.0, math.inf)), (math.inf, (0.0, 50.0))]
     for radius, distances in rules:
-        found = objects_by_center(boxes, (8, 7), 8, offset, radius, distances)
+        found = objects_by_center([boxes], [(8, 7)], [8], offset, radius / 8, [distances])[0]
         assert torch.equal(found, by_hand(boxes, points, radius, distances))
         assert num_objects < 2 or (found >= 0).sum() > 5
 
@@ -189,5 +190,5 @@ def test_a_radius_of_any_size_needs_no_more_than_the_map():
 def test_a_radius_in_which_nothing_lies_is_refused(radius):
     cfg = published_cfg()
     cfg.MODEL.DYNAMIC_ANCHOR.CENTER_RADIUS = radius
-    with pytest.raises(ValueError, match="CENTER_RADIUS is .* must be above 0"):
+    with pytest.raises(ValueError, match="center_radius is .* must be above 0"):
         DynamicAnchoring(cfg, STRIDES)

@@ -37,9 +37,10 @@ def measure(num_objects):
         maps = [guide.location for guide in guides]
         valid = anchoring.square_generator.valid_mask(maps, [(800, 1216)])
         with EventStorage():
-            anchoring.losses(guides, objects, valid)
-            anchors = torch.cat(anchoring.anchors(guides), dim=1)
-            generator.label_and_sample_anchors(anchors, objects, valid)
+            anchors = anchoring.anchors(guides)
+            anchoring.losses(guides, anchors, objects, valid)
+            anchors = torch.cat(anchors, dim=1)
+            generator.label_and_sample_predicted_anchors(anchors, objects, valid)
 
     return peak_megabytes(targets)
 

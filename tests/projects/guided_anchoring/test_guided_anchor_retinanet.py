@@ -46,9 +46,7 @@ def detector_of(published, monkeypatch, inverted=True, shape_batch_size=None):
     cfg.MODEL.GUIDED_ANCHOR.INVERTED_LOCATION_LABEL = inverted
     if shape_batch_size:
         cfg.MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE = shape_batch_size
-    monkeypatch.setattr(
-        "detectron2.modeling.meta_arch.retinanet.build_backbone", lambda cfg: NoBackbone()
-    )
+    monkeypatch.setattr("anchor_heads.modeling.one_stage.build_backbone", lambda cfg: NoBackbone())
     detector = GuidedAnchorRetinaNet(cfg)
     detector.head.load_state_dict(published.parameters("state"))
     return detector
@@ -157,7 +155,7 @@ def test_levels_with_unequal_numbers_of_samples_are_refused():
 def test_levels_whose_squares_do_not_grow_are_refused():
     cfg = published_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32, 64, 128]]
-    with pytest.raises(ValueError, match="must grow from level to level"):
+    with pytest.raises(ValueError, match="grow from level to level"):
         GuidedAnchoring(cfg, cfg.MODEL.GUIDED_ANCHOR.RPN, sample_generator([4, 8, 16, 32, 64], cfg))
 
 

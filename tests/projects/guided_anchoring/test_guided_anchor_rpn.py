@@ -62,13 +62,13 @@ def test_losses_and_gradients_are_the_published_ones(published, setup):
 
 
 def test_losses_of_the_published_sample_of_256(published):
-    """All positives are drawn, so the shape loss does not depend on chance; the negatives that
-    were drawn for the classes are given."""
+    """All positives are sampled, so the shape loss does not depend on chance; the negatives that
+    were sampled for the classes are given."""
     generator = generator_of(published, GUIDED_ANCHOR__SHAPE_BATCH_SIZE_PER_IMAGE=256)
-    drawn = published.levels("s256/cls_label_weights") > 0
+    sampled = published.levels("s256/cls_label_weights") > 0
     background = published.levels("s256/cls_labels") == 1
-    samples = iter(torch.where(drawn, (~background).long(), -1))
-    generator._subsample_labels = lambda labels: next(samples)
+    samples = iter(torch.where(sampled, (~background).long(), -1))
+    generator.sample_labels = lambda labels: next(samples)
     features, _, losses, storage = run(generator.train(), published, published.instances())
     for name, theirs in LOSSES.items():
         expected = published.tensor(f"s256/{theirs}").sum()
@@ -203,8 +203,8 @@ def test_targets_know_the_offset_of_the_anchors(published):
     anchoring = GuidedAnchorRPN(cfg, shapes).guided_anchoring
     guides = generator_of(published).rpn_head(published.features())
     box = torch.tensor([[42.0 - 8, 22.0 - 8, 42.0 + 8, 22.0 + 8]])  # cell (5, 10) of P2
-    target, _ = anchoring._location_targets(box, guides)
-    assert target.nonzero()[:, 0].tolist() == [5 * 40 + 10]
+    target, _ = anchoring.location_targets([box], guides)
+    assert target[0].nonzero()[:, 0].tolist() == [5 * 40 + 10]
 
 
 def test_detectron2s_own_default_config_is_not_touched():
@@ -250,5 +250,5 @@ def test_iou_loss_of_shapes_is_divided_by_the_positives(published):
 
 
 def test_an_unknown_shape_loss_is_refused(published):
-    with pytest.raises(ValueError, match='SHAPE_LOSS_TYPE is "l2"; .* "bounded_iou" or "iou"'):
+    with pytest.raises(ValueError, match='shape_loss_type is "l2"; .* "bounded_iou" or "iou"'):
         generator_of(published, GUIDED_ANCHOR__SHAPE_LOSS_TYPE="l2")

@@ -23,7 +23,10 @@ def map_sizes(image_size, strides):
 
 def targets_of(published, gt_boxes, image_size):
     sizes = map_sizes(image_size, published.strides)
-    return location_targets(gt_boxes, sizes, published.strides, SIDES, 0.0, CENTER, IGNORE)
+    target, weight = location_targets(
+        [gt_boxes], sizes, published.strides, SIDES, 0.0, CENTER, IGNORE
+    )
+    return target[0], weight[0]
 
 
 def anchoring_of(name, published):
@@ -73,9 +76,9 @@ def test_shape_targets_are_the_published_ones(name, kind, count, size):
     anchoring = anchoring_of(name, published)
     samples = anchoring.samples(guides_of(published, size))
     for i in range(count):
-        match = anchoring.shape_matcher(published.tensor(f"{kind}{i}/gt"), samples)
+        match = anchoring.shape_matcher([published.tensor(f"{kind}{i}/gt")], samples[None])
         expected = published.tensor(f"{kind}{i}/approx_gt_inds")
-        assert torch.equal(published_assignment(match), expected), f"{kind}{i}"
+        assert torch.equal(published_assignment(match)[0], expected), f"{kind}{i}"
 
 
 @pytest.mark.parametrize(
@@ -84,10 +87,10 @@ def test_shape_targets_are_the_published_ones(name, kind, count, size):
 def test_guided_anchors_are_matched_as_published(name, thresholds, min_iou):
     published = Published(name)
     for i in range(24):
-        guided = published.levels("anchors/guided")[0]
-        match = match_max_iou(published.tensor(f"case{i}/gt"), guided, thresholds, min_iou)
+        guided = published.levels("anchors/guided")[:1, :, None]
+        match = match_max_iou([published.tensor(f"case{i}/gt")], guided, thresholds, min_iou)
         expected = published.tensor(f"case{i}/guided_gt_inds")
-        assert torch.equal(published_assignment(match), expected), f"case{i}"
+        assert torch.equal(published_assignment(match)[0], expected), f"case{i}"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -135,7 +138,7 @@ def test_anchor_centres_half_a_cell_off_move_the_regions():
     """A box around the centre of cell (3, 5), for anchors at the centres of cells."""
     box = torch.tensor([[5.5 * 8 - 16, 3.5 * 8 - 16, 5.5 * 8 + 16, 3.5 * 8 + 16]])
     sizes, strides = [(8, 10)], [8]
-    target, weight = location_targets(box, sizes, strides, [32.0], 0.5, CENTER, IGNORE)
+    target, weight = location_targets([box], sizes, strides, [32.0], 0.5, CENTER, IGNORE)
     assert target.view(8, 10).nonzero().tolist() == [[3, 5]]
     ignored = (weight.view(8, 10) == 0).nonzero()
     assert ignored.amin(0).tolist() == [2, 4] and ignored.amax(0).tolist() == [4, 6]
@@ -143,7 +146,7 @@ def test_anchor_centres_half_a_cell_off_move_the_regions():
 
 def test_an_image_without_objects_is_all_background():
     target, weight = location_targets(
-        torch.zeros(0, 4), [(4, 5), (2, 3)], [8, 16], [32.0, 64.0], 0.0, CENTER, IGNORE
+        [torch.zeros(0, 4)], [(4, 5), (2, 3)], [8, 16], [32.0, 64.0], 0.0, CENTER, IGNORE
     )
     assert target.sum() == 0
-    torch.testing.assert_close(weight, torch.full((26,), 0.1))
+    torch.testing.assert_close(weight, torch.full((1, 26), 0.1))

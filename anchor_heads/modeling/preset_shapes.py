@@ -1,0 +1,32 @@
+"""Checks of the preset anchor shapes of a config."""
+
+import math
+from collections.abc import Iterator
+
+from detectron2.config import CfgNode
+
+
+def check_preset_shapes(cfg: CfgNode) -> None:
+    """Refuse anchor sizes and aspect ratios that no anchor can have.
+
+    Detectron2 takes negative sizes for positive ones, trains with sizes of 0, and ends in
+    "math domain error" for ratios.
+
+    Args:
+        cfg (CfgNode): its ``MODEL.ANCHOR_GENERATOR`` is checked.
+
+    Raises:
+        ValueError: if a size or an aspect ratio is not a finite number above 0.
+    """
+    for name in ("SIZES", "ASPECT_RATIOS"):
+        values = list(_flattened(cfg.MODEL.ANCHOR_GENERATOR[name]))
+        if not values or not all(0 < x < math.inf for x in values):
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR.{name} are {cfg.MODEL.ANCHOR_GENERATOR[name]}; each must "
+                "be a finite number above 0."
+            )
+
+
+def _flattened(values) -> Iterator[float]:
+    for value in values:
+        yield from _flattened(value) if isinstance(value, (list, tuple)) else (value,)
