@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 
 from anchor_heads import get_cfg
 from anchor_heads.cli.main import COMMANDS
+from anchor_heads.config import METHODS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -83,7 +84,7 @@ def test_configs_exist(page, logged):
 @pytest.fixture(scope="module")
 def logged():
     code = "".join(path.read_text() for path in ROOT.glob("projects/*/*.py"))
-    return set(re.findall(r'put_scalar\(\s*"(.+?)"', code))
+    return set(re.findall(r'"(\w+/\w+)"', code))
 
 
 def test_config_keys_exist(page):
@@ -95,8 +96,8 @@ def test_config_keys_exist(page):
 def test_every_function_that_adds_keys_is_in_their_reference():
     page = (ROOT / "docs/config_keys.md").read_text()
     functions = re.findall(r"^    ([\w.]+)\(cfg\)", inspect.getsource(get_cfg), re.MULTILINE)
-    assert "add_run_config" in functions and "free_anchor.add_config" in functions
-    names = [name.replace(".add_config", ".config.add_config") for name in functions]
+    assert "add_run_config" in functions and len(METHODS) == 3
+    names = [*functions, *(f"{method.__name__}.config.add_config" for method in METHODS)]
     assert [name for name in names if f"{name}\n" not in page] == []
 
 
