@@ -249,10 +249,14 @@ class PredictedAnchorRPN(RPN):
         Returns:
             list[Instances]: with "proposal_boxes" and "objectness_logits", the best first.
         """
-        all_anchors, deltas = torch.cat(list(anchors), 1), torch.cat(list(pred_anchor_deltas), 1)
-        boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 1), all_anchors.flatten(0, 1))
+        boxes = [
+            self.box2box_transform.apply_deltas(deltas.flatten(0, 1), level.flatten(0, 1)).view_as(
+                level
+            )
+            for level, deltas in zip(anchors, pred_anchor_deltas, strict=True)
+        ]
         return find_top_rpn_proposals(
-            boxes.view_as(all_anchors).split([level.shape[1] for level in anchors], dim=1),
+            boxes,
             [logits.detach() for logits in pred_objectness_logits],
             image_sizes,
             self.nms_thresh,

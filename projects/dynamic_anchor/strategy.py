@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from anchor_heads.anchor_generation import (
     SquareGenerator,
     build_square_generator,
-    decode_levels,
+    decode_shapes,
     shape_scale,
 )
 from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
@@ -129,8 +129,11 @@ class DynamicAnchoring(nn.Module):
         Returns:
             list[Tensor]: (N, H*W, 4) per level, not clipped to the image.
         """
-        squares = [level.tensor for level in self.square_generator(features)]
-        return decode_levels(squares, [prediction.shape for prediction in predictions])
+        squares = self.square_generator(features)
+        return [
+            decode_shapes(level.tensor, prediction.shape)
+            for level, prediction in zip(squares, predictions, strict=True)
+        ]
 
     @torch.no_grad()
     def shape_assignment(
