@@ -249,14 +249,10 @@ class PredictedAnchorRPN(RPN):
         Returns:
             list[Instances]: with "proposal_boxes" and "objectness_logits", the best first.
         """
-        boxes = [
-            self.box2box_transform.apply_deltas(deltas.flatten(0, 1), level.flatten(0, 1)).view_as(
-                level
-            )
-            for level, deltas in zip(anchors, pred_anchor_deltas, strict=True)
-        ]
+        both = [torch.cat(list(x), dim=1) for x in (pred_anchor_deltas, anchors)]
+        boxes = self.box2box_transform.apply_deltas(*(x.flatten(0, 1) for x in both))
         return find_top_rpn_proposals(
-            boxes,
+            boxes.view_as(both[1]).split([level.shape[1] for level in anchors], dim=1),
             [logits.detach() for logits in pred_objectness_logits],
             image_sizes,
             self.nms_thresh,
