@@ -63,16 +63,16 @@ def test_files_that_cannot_be_run(tmp_path):
         ExportedPredictor(str(tmp_path / "m.pt"))
 
 
-def test_runtime_without_an_operator(tmp_path, export):
-    """Deformable convolution in numbers for which onnxruntime has no kernel."""
-    model = onnx.load(export("GuidedAnchorRetinaNet", "onnx"))
+def test_runtime_without_an_operator(tmp_path):
+    """Here a convolution in float64."""
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("DeformConv", ["x", "w", "o"], ["y"])],
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"])],
         "lacking",
-        [onnx.helper.make_tensor_value_info(x, onnx.TensorProto.BFLOAT16, None) for x in "xwo"],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, None)],
+        [onnx.helper.make_tensor_value_info(x, onnx.TensorProto.DOUBLE, None) for x in "xw"],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, None)],
     )
-    model.graph.CopyFrom(graph)
+    opset = [onnx.helper.make_opsetid("", 20)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=9)
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="lacks an operator of .*m.onnx: .*--plain-operators"):
         ExportedPredictor(str(tmp_path / "m.onnx"))
