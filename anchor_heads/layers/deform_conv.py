@@ -35,7 +35,8 @@ def deform_conv2d(
 ) -> Tensor:
     """Deformable convolution with stride 1 that keeps the size of the map.
 
-    With ``mask`` it is the modulated one (DCNv2). It is computed in float32 under autocast.
+    With ``mask`` it is the modulated one (DCNv2). It is computed in float32 under autocast. On the
+    CPU the output is NaN where an offset is not finite.
 
     Args:
         x (Tensor): (N, C, H, W).
@@ -137,7 +138,8 @@ def _pair(first: Tensor, fraction: Tensor, size: int) -> tuple[Tensor, Tensor]:
     index = torch.stack([first, first + 1], dim=-1)
     weights = torch.stack([1 - fraction, fraction], dim=-1)
     inside = (index >= 0) & (index < size)
-    return index.clamp(0, size - 1).int(), weights * inside
+    # Clamped as integers: a cell that is not a number is a valid index too, and its weight is NaN.
+    return index.int().clamp(0, size - 1), weights * inside
 
 
 def _weighted_rows(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:

@@ -70,6 +70,26 @@ def test_at_locations_equals_the_whole_map():
     assert deform_conv2d_at(x, rows(offset)[none], weight, none).shape == (0, 6)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_an_offset_that_is_not_finite_makes_its_location_nan_and_no_other(value):
+    x, offset, weight = inputs()
+    whole = deform_conv2d(x, offset, weight)
+    offset[1, 7, 2, 3] = value
+    out = deform_conv2d(x, offset.requires_grad_(), weight)
+    assert out[1, :, 2, 3].isnan().all()
+    out.sum().backward()
+    assert not offset.grad[1, :, 2, 3].isfinite().all()
+    others = torch.ones(2, 5, 7, dtype=torch.bool)
+    others[1, 2, 3] = False
+    assert torch.equal(rows(out)[others.flatten()], rows(whole)[others.flatten()])
+
+
+def test_offsets_beyond_the_range_of_int32_sample_zeros():
+    x, offset, weight = inputs()
+    assert not deform_conv2d(x, torch.full_like(offset, 1e30), weight).any()
+    assert not deform_conv2d(x, torch.full_like(offset, -1e30), weight).any()
+
+
 def test_more_locations_than_are_handled_at_a_time(monkeypatch):
     x, offset, weight = inputs()
     whole = deform_conv2d(x, offset, weight)
