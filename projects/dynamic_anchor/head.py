@@ -193,7 +193,15 @@ class DynamicAnchorRPNHead(StandardRPNHead):
 
         Returns:
             list[Prediction]: one per level, without quality.
+
+        Raises:
+            ValueError: if there are not ``num_levels`` features.
         """
+        if len(features) != len(self.scales):
+            raise ValueError(
+                f"DynamicAnchorRPNHead has num_levels={len(self.scales)}, but there are "
+                f"{len(features)} feature maps. Set num_levels to {len(features)}."
+            )
         predictions = []
         for x, scale in zip(features, self.scales, strict=True):
             t = self.conv(x)

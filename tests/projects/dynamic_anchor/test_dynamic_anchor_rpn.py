@@ -1,3 +1,4 @@
+import pytest
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
@@ -47,6 +48,12 @@ def test_the_head_is_rpns_on_a_feature_that_the_shape_steers():
     assert {"conv_anchor.weight", "feature_attention.conv_adaption.weight"} < names
     assert head.objectness_logits.weight.shape == (1, 16, 1, 1)
     assert isinstance(head, DynamicAnchorRPNHead)
+
+
+def test_a_head_for_another_number_of_levels_is_refused():
+    head = DynamicAnchorRPNHead(in_channels=16, num_levels=4)
+    with pytest.raises(ValueError, match="num_levels=4, but there are 5 .* Set num_levels to 5"):
+        head(maps())
 
 
 def test_shapes_learn_by_their_own_loss_alone():
