@@ -21,6 +21,7 @@ from anchor_heads.config_files import find_config
 from anchor_heads.data.class_names import note_classes
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.engine.run_record import write_run_record
+from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +102,12 @@ def load_config(args: Namespace) -> CfgNode:
 
     Raises:
         ValueError, FileNotFoundError: if there is no such config or key, or a value is not of the
-            key's type, or MODEL.DEVICE is overridden with a device that there is not.
+            key's type, or MODEL.DEVICE is overridden with a device that there is not, or pixel
+            means, pixel deviations or anchor shapes are impossible.
     """
     cfg = merge_config(args)
     _check_pixels(cfg)
+    check_preset_shapes(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         if "MODEL.DEVICE" in args.opts[::2]:
             raise ValueError(

@@ -251,6 +251,8 @@ def test_numbers_of_machines_and_processes(make_config, flags, message):
 
 # --- the config ---
 
+SHAPES = "MODEL.ANCHOR_GENERATOR"
+
 
 def test_a_shipped_config_by_name():
     by_name = load_config(arguments("free_anchor/free_anchor_R_50_FPN_1x.yaml"))
@@ -271,6 +273,20 @@ def test_a_shipped_config_by_name():
         ("tiny", ["SOLVER.MAX_ITER", "x"], ValueError, "SOLVER.MAX_ITER x: .*type int, such as 4"),
         ("tiny", ["MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]"], ValueError, "PIXEL_STD .* above 0"),
         ("tiny", ["MODEL.PIXEL_MEAN", "[1.0, 1e999, 1.0]"], ValueError, "PIXEL_MEAN .*finite"),
+        (
+            "tiny",
+            [f"{SHAPES}.SIZES", "[[32], [0]]"],
+            ValueError,
+            r"SIZES are \[\[32\], \[0\]\]; each",
+        ),
+        ("tiny", [f"{SHAPES}.SIZES", "[[-32]]"], ValueError, "SIZES are .* finite number above 0"),
+        (
+            "tiny",
+            [f"{SHAPES}.ASPECT_RATIOS", "[[0.0]]"],
+            ValueError,
+            "ASPECT_RATIOS are .* above 0",
+        ),
+        ("tiny", [f"{SHAPES}.ASPECT_RATIOS", "[[]]"], ValueError, "ASPECT_RATIOS are .* above 0"),
         ("wrong", [], ValueError, "config.yaml.*MODEL.NO_SUCH_KEY"),
     ],
 )
