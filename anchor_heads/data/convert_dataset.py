@@ -182,10 +182,10 @@ def _notes(found, source, split, paths):
     files = {_stem(name) for name in os.listdir(split.annotations) if name.endswith(suffix)}
     files -= {"classes", "data"} if found == YOLO else set()
     images = {_stem(path) for path in paths}
-    wanted = images if split.stems is None else split.stems
+    listed = images if split.stems is None else split.stems
     notes = {
         "images have no annotation file, and are kept as images without objects": images - files,
-        "images that the list names have no file, and are left out": wanted - images,
+        "images that the list names have no file, and are left out": listed - images,
     }
     if split.stems is None:
         notes["annotation files have no image, and are left out"] = files - images

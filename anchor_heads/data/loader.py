@@ -30,7 +30,7 @@ def build_train_loader(
     """An endless loader of this process's part of the batches of DATASETS.TRAIN.
 
     Batches do not depend on the number of loader workers, and neither do random augmentations,
-    which are drawn from the seed and the place of the image in the stream. Process r of n takes
+    which depend on the seed and the position of the image in the stream. Process r of n takes
     every n-th image of each batch from the r-th on, so that n processes together see the batches
     of one process. With DATALOADER.ASPECT_RATIO_GROUPING too: where Detectron2 groups the images
     of each process, here the whole batch is of one kind.

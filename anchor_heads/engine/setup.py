@@ -222,8 +222,8 @@ def _check_parts(cfg: CfgNode, images_per_process: int) -> None:
 
 def _scaled_overrides(cfg: CfgNode, args: Namespace, num_processes: int) -> str:
     """Overrides for the requested batch size, or the next that all processes can share equally."""
-    wanted = max(cfg.SOLVER.IMS_PER_BATCH, 1)
-    batch_size = -(-wanted // num_processes) * num_processes
+    requested = max(cfg.SOLVER.IMS_PER_BATCH, 1)
+    batch_size = -(-requested // num_processes) * num_processes
     scaled = _file_config(args)
     scaled.SOLVER.REFERENCE_WORLD_SIZE = scaled.SOLVER.IMS_PER_BATCH  # one image per "worker"
     scaled = DefaultTrainer.auto_scale_workers(scaled, batch_size)

@@ -18,7 +18,7 @@ def loss_normalizer(count: Tensor | float, device: torch.device, least: float = 
     Args:
         count (Tensor or float): what this process has of the thing counted, for example objects;
             a scalar.
-        device (torch.device): where the result is wanted.
+        device (torch.device): of the result.
         least (float): above 0. What a total of sums of weights, not of counts, must reach.
 
     Returns:

@@ -43,7 +43,7 @@ def picture_of_anchors(
     """Location maps, anchors and detections of an image, as panels of one picture.
 
     Args:
-        predictor (DefaultPredictor): the model, and how it wants its images.
+        predictor (DefaultPredictor): the model, with its preprocessing.
         image (ndarray): BGR image.
         metadata (Metadata): of a data set; its "thing_classes" name the classes.
         annotations (list[dict] or None): the objects in Detectron2's format, in the frame of the

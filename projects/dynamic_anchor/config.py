@@ -5,9 +5,9 @@ def add_config(cfg: CfgNode) -> None:
     """Add ``MODEL.DYNAMIC_ANCHOR``. Everything else that Dynamic Anchor needs are keys of
     Detectron2.
 
-    A dynamic anchor is a square of the smallest of its level's ``MODEL.ANCHOR_GENERATOR.SIZES``,
-    stretched by the predicted shape; half of that size limits the objects that the shapes of the
-    level learn from. ``MODEL.RPN.IOU_THRESHOLDS`` or ``MODEL.RETINANET.IOU_THRESHOLDS`` are for
+    A dynamic anchor is decoded from the predicted shape and a square with the smallest of its
+    level's ``MODEL.ANCHOR_GENERATOR.SIZES``. Half of that size limits the objects that are shape
+    targets of the level. ``MODEL.RPN.IOU_THRESHOLDS`` or ``MODEL.RETINANET.IOU_THRESHOLDS`` are for
     the predicted anchors; so are the deltas' weights.
     """
     node = cfg.MODEL.DYNAMIC_ANCHOR = CfgNode()

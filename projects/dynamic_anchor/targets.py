@@ -21,8 +21,8 @@ class ShapeTargets(NamedTuple):
     """What n locations should predict."""
 
     half_sizes: Tensor
-    """(n, 2) half the width and height, in pixels, of the least box around the location that holds
-    its object."""
+    """(n, 2) half the width and height, in pixels, of the smallest box centered on the location
+    that contains its object."""
     quality: Tensor
     """(n,) in (0, 1], the IoU of that box with the object."""
     centerness: Tensor

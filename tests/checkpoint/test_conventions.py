@@ -131,7 +131,7 @@ TRANSFORMS = [
 
 @pytest.mark.parametrize("method, deviations, limited_below", TRANSFORMS)
 def test_deltas(method, deviations, limited_below):
-    """Boxes 20 wide and 40 high; the first is moved and stretched, up to the limit in height."""
+    """Boxes 20 wide and 40 high; the first is moved and resized, up to the limit in height."""
     model = build_model(small_cfg(method))
     if method == "ga_faster_rcnn":
         transform = model.roi_heads.box_predictor.box2box_transform

@@ -129,12 +129,12 @@ Tensor convolution(
 std::tuple<Tensor, Tensor, Tensor> convolution_backward(
     const Tensor& gradient, const Tensor& x, const Tensor& weight, SymIntArrayRef stride,
     SymIntArrayRef padding, SymIntArrayRef dilation, bool transposed,
-    SymIntArrayRef output_padding, SymInt groups, std::array<bool, 3> wanted) {
+    SymIntArrayRef output_padding, SymInt groups, std::array<bool, 3> output_mask) {
   const auto [of_x, of_weight, unused] = at::convolution_backward_symint(
       on_cpu(gradient.contiguous()), on_cpu(x), on_cpu(weight), at::OptionalSymIntArrayRef(),
       stride, padding, dilation, transposed, output_padding, groups,
-      {wanted[0], wanted[1], false});
-  const Tensor of_bias = wanted[2] ? gradient.transpose(0, 1).flatten(1).sum(1) : Tensor();
+      {output_mask[0], output_mask[1], false});
+  const Tensor of_bias = output_mask[2] ? gradient.transpose(0, 1).flatten(1).sum(1) : Tensor();
   return {on_device(of_x), on_device(of_weight), of_bias};
 }
 

@@ -40,7 +40,7 @@ def train_and_spoil(args):
     train(args, SpoilOneProcess())
 
 
-# Everything is drawn, so that the draw does not differ between one process and two.
+# Everything is sampled, so that the samples do not differ between one process and two.
 MODELS = {
     "FreeAnchorRetinaNet": [],
     "GuidedAnchorRetinaNet": [

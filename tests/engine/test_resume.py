@@ -79,7 +79,7 @@ def test_killed_at_a_random_moment(tmp_path, model):
 
 @pytest.mark.parametrize("seed", [3, -1])
 def test_the_random_numbers_of_model_and_augmentation_go_on(tmp_path, seed):
-    """R-CNN samples anchors and proposals; without SEED, the seed is drawn and goes along."""
+    """R-CNN samples anchors and proposals; without SEED, the seed is random and saved with them."""
     write_data_set(tmp_path)
     overrides = ["SEED", seed, "INPUT.RANDOM_FLIP", "horizontal", "SOLVER.MAX_ITER", 5]
     overrides += ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.BASE_LR", 0.001]

@@ -104,8 +104,10 @@ def _summary(case) -> list[str]:
 
 def _input_sentence(cfg, sizes):
     side, limit = short_side(cfg), cfg.INPUT.MAX_SIZE_TRAIN
-    drawn = ", the middle of INPUT.MIN_SIZE_TRAIN" if len(set(cfg.INPUT.MIN_SIZE_TRAIN)) > 1 else ""
-    frame = f"with a short side of {side}{drawn}, and a long one of at most {limit}"
+    middle = (
+        ", the middle of INPUT.MIN_SIZE_TRAIN" if len(set(cfg.INPUT.MIN_SIZE_TRAIN)) > 1 else ""
+    )
+    frame = f"with a short side of {side}{middle}, and a long one of at most {limit}"
     cropped = "; random crops (INPUT.CROP) are left aside" if cfg.INPUT.CROP.ENABLED else ""
     parts = [f"Pixels are those of the network's input: images {frame if side else 'as they are'}"]
     if len(sizes):

@@ -26,7 +26,7 @@ def measure(num_objects):
     generator = GuidedAnchorRPN(published_cfg(), shapes)
     anchoring = generator.guided_anchoring
     sizes = [(-(-800 // stride), -(-1216 // stride)) for stride in STRIDES]
-    guides = [
+    predictions = [
         AnchorPrediction(torch.zeros(1, 1, *size), torch.zeros(1, 2, *size), ()) for size in sizes
     ]
     corner = torch.rand(num_objects, 2) * torch.tensor([1100.0, 700.0])
@@ -34,11 +34,11 @@ def measure(num_objects):
     objects = [Instances((800, 1216), gt_boxes=Boxes(boxes))]
 
     def targets():
-        maps = [guide.location for guide in guides]
+        maps = [prediction.location for prediction in predictions]
         valid = anchoring.square_generator.valid_mask(maps, [(800, 1216)])
         with EventStorage():
-            anchors = anchoring.anchors(guides)
-            anchoring.losses(guides, anchors, objects, valid)
+            anchors = anchoring.anchors(predictions)
+            anchoring.losses(predictions, anchors, objects, valid)
             anchors = torch.cat(anchors, dim=1)
             generator.label_and_sample_predicted_anchors(anchors, objects, valid)
 

@@ -59,7 +59,7 @@ def valid_anchors(published):
 
 @pytest.mark.parametrize("setup", ["all", "all_locfix", "nogt", "s256"])
 def test_losses_and_gradients_are_the_published_ones(published, monkeypatch, setup):
-    """In s256 all positives are drawn for the shape, so that no loss depends on chance."""
+    """In s256 all positives are sampled for the shape loss, so that no loss depends on chance."""
     detector = detector_of(
         published, monkeypatch, setup != "all_locfix", 256 if setup == "s256" else None
     ).train()
@@ -74,8 +74,8 @@ def test_losses_and_gradients_are_the_published_ones(published, monkeypatch, set
         torch.testing.assert_close(losses[name].detach(), expected, **TOLERANCE)
     latest = {name: value for name, (value, _) in storage.latest().items()}
     key = f"{setup}/shape_num_pos"
-    drawn = published.arrays[key] / 2 if setup in ("all", "s256") else None
-    assert drawn is None or latest["guided_anchor/num_pos_shapes"] == drawn
+    sampled = published.arrays[key] / 2 if setup in ("all", "s256") else None
+    assert sampled is None or latest["guided_anchor/num_pos_shapes"] == sampled
     assert 0 < latest["predicted_anchor/best_iou"] < 1
     assert latest["num_pos_anchors"] + latest["num_neg_anchors"] == valid_anchors(published)
 
@@ -98,8 +98,8 @@ def test_detections_of_a_batch_are_the_published_ones_of_each_image(
     detector = detector_of(published, monkeypatch).eval()
     detector.test_topk_candidates, detector.max_detections_per_image = topk, limit
     with torch.no_grad():
-        guides = detector.head(published.features())
-        results = detector.forward_inference(published.images(), None, guides)
+        predictions = detector.head(published.features())
+        results = detector.forward_inference(published.images(), None, predictions)
     for i, result in enumerate(results):
         expected = published.tensor(f"eval{i}/dets{suffix}")
         order = expected[:, 4].argsort(descending=True, stable=True)
@@ -109,28 +109,28 @@ def test_detections_of_a_batch_are_the_published_ones_of_each_image(
         assert torch.equal(result.pred_classes, labels[order])
 
 
-def test_predictions_at_the_wanted_locations_are_those_everywhere(published, monkeypatch):
+def test_predictions_at_the_kept_locations_are_those_everywhere(published, monkeypatch):
     detector = detector_of(published, monkeypatch).eval()
     with torch.no_grad():
-        guides = detector.head(published.features())
-        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
-        everywhere = [detector.head.predict(guide) for guide in guides]
+        predictions = detector.head(published.features())
+        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, predictions)
+        everywhere = [detector.head.predict(prediction) for prediction in predictions]
     for i, levels in enumerate(images):
         for level, (_, logits, deltas) in enumerate(levels):
-            wanted = published.tensor(f"eval{i}/loc_mask{level}")
-            assert wanted.any() and (level > 2 or not wanted.all())
+            kept = published.tensor(f"eval{i}/loc_mask{level}")
+            assert kept.any() and (level > 2 or not kept.all())
             for ours, dense in zip((logits, deltas), everywhere[level], strict=True):
-                torch.testing.assert_close(ours, dense[i, wanted], rtol=0, atol=1e-5)
+                torch.testing.assert_close(ours, dense[i, kept], rtol=0, atol=1e-5)
 
 
-def test_an_image_without_wanted_locations_has_no_detections(published, monkeypatch):
+def test_an_image_without_kept_locations_has_no_detections(published, monkeypatch):
     detector = detector_of(published, monkeypatch).eval()
     detector.guided_anchoring.location_thresh = 1.0
     with torch.no_grad():
-        guides = detector.head(published.features())
-        results = detector.forward_inference(published.images(), None, guides)
+        predictions = detector.head(published.features())
+        results = detector.forward_inference(published.images(), None, predictions)
         with candidates_before_nms(detector):
-            candidates = detector.forward_inference(published.images(), None, guides)
+            candidates = detector.forward_inference(published.images(), None, predictions)
     assert [len(x) for x in results + candidates] == [0, 0, 0, 0]
     assert results[0].pred_boxes.tensor.shape == (0, 4)
 
@@ -160,15 +160,15 @@ def test_levels_whose_squares_do_not_grow_are_refused():
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1])
-def test_judging_some_or_all_locations_gives_the_same(published, monkeypatch, share):
-    """Below the share only the wanted ones are judged, from it on all, then picked."""
+def test_predictions_at_kept_or_all_locations_are_the_same(published, monkeypatch, share):
+    """Below the share only kept locations are classified and regressed; from it on, all are."""
     detector = detector_of(published, monkeypatch).eval()
     with torch.no_grad():
-        guides = detector.head(published.features())
-        expected = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
+        predictions = detector.head(published.features())
+        expected = detector.guided_anchoring.predict_at_kept_locations(detector.head, predictions)
         anchoring = "anchor_heads.projects.guided_anchoring.strategy"
         monkeypatch.setattr(f"{anchoring}.SPARSE_SHARE", share)
-        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, guides)
+        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, predictions)
     for ours, theirs in zip(images, expected, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

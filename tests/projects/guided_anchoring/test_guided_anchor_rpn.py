@@ -108,28 +108,28 @@ def test_proposals_of_a_batch_are_the_published_ones_of_each_image(
         assert_same_proposals(proposals[i], published.tensor(f"eval{i}/{name}"))
 
 
-def test_predictions_at_the_wanted_locations_are_those_everywhere(published):
+def test_predictions_at_the_kept_locations_are_those_everywhere(published):
     generator = generator_of(published).eval()
     head, anchoring = generator.rpn_head, generator.guided_anchoring
     with torch.no_grad():
-        guides = head(published.features())
-        images = anchoring.predict_at_kept_locations(head, guides)
-        everywhere = [head.predict(guide) for guide in guides]
-        anchors = anchoring.anchors(guides)
+        predictions = head(published.features())
+        images = anchoring.predict_at_kept_locations(head, predictions)
+        everywhere = [head.predict(prediction) for prediction in predictions]
+        anchors = anchoring.anchors(predictions)
     for i, levels in enumerate(images):
         for level, (anchors_i, logits, deltas) in enumerate(levels):
-            wanted = published.tensor(f"eval{i}/loc_mask{level}")
-            torch.testing.assert_close(anchors_i, anchors[level][i, wanted], **TOLERANCE)
+            kept = published.tensor(f"eval{i}/loc_mask{level}")
+            torch.testing.assert_close(anchors_i, anchors[level][i, kept], **TOLERANCE)
             for ours, dense in zip((logits, deltas), everywhere[level], strict=True):
-                torch.testing.assert_close(ours, dense[i, wanted], rtol=0, atol=1e-5)
+                torch.testing.assert_close(ours, dense[i, kept], rtol=0, atol=1e-5)
 
 
-def test_an_image_without_wanted_locations_has_no_proposals(published):
+def test_an_image_without_kept_locations_has_no_proposals(published):
     generator = generator_of(published).eval()
     features = published.features()
     with torch.no_grad():
-        guides = generator.rpn_head(features)
-        first = [guide.location[:1] for guide in guides]
+        predictions = generator.rpn_head(features)
+        first = [prediction.location[:1] for prediction in predictions]
         highest = max(x.sigmoid().max().item() for x in first)
     generator.guided_anchoring.location_thresh = highest + 1e-3
     with torch.no_grad():
@@ -180,8 +180,8 @@ def test_keys_of_the_location_loss_have_an_effect_on_it_alone(published, key, va
 def test_the_threshold_and_the_share_of_locations_that_pass_it(published):
     locations = torch.cat(
         [
-            guide.location.sigmoid().flatten()
-            for guide in generator_of(published).rpn_head(published.features())
+            prediction.location.sigmoid().flatten()
+            for prediction in generator_of(published).rpn_head(published.features())
         ]
     )
     for threshold in (0.01, 0.1):
@@ -189,8 +189,10 @@ def test_the_threshold_and_the_share_of_locations_that_pass_it(published):
         *_, storage = run(generator.train(), published, published.instances())
         share, _ = storage.latest()["guided_anchor/share_of_locations"]
         assert share == pytest.approx((locations >= threshold).float().mean().item())
-        guides = generator.rpn_head(published.features())
-        images = generator.guided_anchoring.predict_at_kept_locations(generator.rpn_head, guides)
+        predictions = generator.rpn_head(published.features())
+        images = generator.guided_anchoring.predict_at_kept_locations(
+            generator.rpn_head, predictions
+        )
         kept = sum(len(anchors) for levels in images for anchors, *_ in levels)
         assert kept == (locations >= threshold).sum() > 0
 
@@ -201,9 +203,9 @@ def test_targets_know_the_offset_of_the_anchors(published):
     cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
     shapes = dict(zip(NAMES, input_shape(published.strides), strict=True))
     anchoring = GuidedAnchorRPN(cfg, shapes).guided_anchoring
-    guides = generator_of(published).rpn_head(published.features())
+    predictions = generator_of(published).rpn_head(published.features())
     box = torch.tensor([[42.0 - 8, 22.0 - 8, 42.0 + 8, 22.0 + 8]])  # cell (5, 10) of P2
-    target, _ = anchoring.location_targets([box], guides)
+    target, _ = anchoring.location_targets([box], predictions)
     assert target[0].nonzero()[:, 0].tolist() == [5 * 40 + 10]
 
 
