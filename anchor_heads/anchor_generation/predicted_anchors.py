@@ -5,8 +5,9 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
 from anchor_heads.modeling.matching import Match, has_area
+from anchor_heads.modeling.proposal_generator import BBOX_REG_WEIGHTS
 
-from .strategy import AnchorStrategy, Assignment
+from .strategy import AnchorStrategy, Assignment, ConfigProblem
 
 
 class PredictedAnchorStrategy(AnchorStrategy):
@@ -16,6 +17,34 @@ class PredictedAnchorStrategy(AnchorStrategy):
 
         R: number of anchors of one image, over all levels
     """
+
+    def config_problems(self):
+        if self.one_stage and len(self.owner.anchor_matcher.thresholds) > 1:
+            low, high = self.owner.anchor_matcher.thresholds
+            return [
+                ConfigProblem(
+                    f"Anchors with an IoU between {low:g} and {high:g} are ignored, as RetinaNet's "
+                    "preset anchors are. Predicted anchors have one threshold.",
+                    {
+                        "MODEL.RETINANET.IOU_THRESHOLDS": [high],
+                        "MODEL.RETINANET.IOU_LABELS": [0, 1],
+                    },
+                )
+            ]
+        greatest = max(self.owner.box2box_transform.weights)
+        if not self.one_stage and greatest <= 1:
+            return [
+                ConfigProblem(
+                    f"The box deltas have weights of {greatest:g}, as RPN's have. Predicted "
+                    "anchors are closer to the objects, so that their deltas hardly count in the "
+                    "loss.",
+                    {
+                        "MODEL.RPN.BBOX_REG_WEIGHTS": BBOX_REG_WEIGHTS,
+                        "MODEL.RPN.SMOOTH_L1_BETA": 1.0,
+                    },
+                )
+            ]
+        return []
 
     def losses(self, images, features, predictions, gt_instances):
         result = super().losses(images, features, predictions, gt_instances)

@@ -20,6 +20,7 @@ Shape shorthand in this module:
     L: number of feature levels
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
 
 
 class LocationMap(NamedTuple):
@@ -113,6 +116,14 @@ class Part:
     """What it does; "part: part of the part" within a part."""
     owner: nn.Module
     method: str
+
+
+class ConfigProblem(NamedTuple):
+    """A setting of another method that does not suit this one."""
+
+    sentence: str
+    changes: dict[str, object]
+    """Values of config keys to write instead."""
 
 
 class AnchorStrategy(ABC):
@@ -250,10 +261,9 @@ class AnchorStrategy(ABC):
             return {}
         return {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": self.owner.positive_fraction}
 
-    def config_problem(self) -> tuple[str, dict[str, object]] | None:
-        """What in the config spoils the training by this method, though it may suit another: a
-        sentence, and values of config keys instead."""
-        return None
+    def config_problems(self) -> list[ConfigProblem]:
+        """What in the config spoils the training by this method, though it may suit another."""
+        return []
 
     @abstractmethod
     def coverage(
@@ -329,6 +339,17 @@ def get_anchor_strategy(model: nn.Module, whole: nn.Module | None = None) -> Anc
         f"{type(model).__name__} has no anchor strategy. RetinaNet, RPN and the models of this "
         "package have; another class registers its own with get_anchor_strategy.register."
     )
+
+
+def warn_of_config_problems(owner: nn.Module) -> None:
+    """Log a warning for each of :meth:`AnchorStrategy.config_problems`.
+
+    Args:
+        owner (nn.Module): a dense detector or a proposal generator, complete.
+    """
+    for sentence, changes in get_anchor_strategy(owner).config_problems():
+        instead = ", ".join(f"{key} {value}" for key, value in changes.items())
+        logger.warning(f"{type(owner).__name__}: {sentence} Set {instead}.")
 
 
 @get_anchor_strategy.register(type(None))

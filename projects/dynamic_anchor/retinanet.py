@@ -6,7 +6,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from anchor_heads.anchor_generation import SquareGenerator
-from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.layers import iou_loss
 from anchor_heads.modeling.distributed import loss_normalizer, sum_over_processes
 from anchor_heads.modeling.one_stage import (
@@ -56,6 +56,7 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         self.quality_loss_weight = quality_loss_weight
         self.always_box_loss = always_box_loss
         self.thresh_on_product = thresh_on_product
+        warn_of_config_problems(self)
 
     @classmethod
     def from_config(cls, cfg):

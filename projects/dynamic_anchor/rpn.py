@@ -2,7 +2,7 @@ from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 
 from anchor_heads.anchor_generation import SquareGenerator
-from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.modeling.proposal_generator import PredictedAnchorRPN
 
 from .strategy import DynamicAnchoring, DynamicAnchorStrategy
@@ -41,6 +41,7 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
         self.dynamic_anchoring = dynamic_anchoring or DynamicAnchoring(
             square_generator=SquareGenerator.of(self.anchor_generator)
         )
+        warn_of_config_problems(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

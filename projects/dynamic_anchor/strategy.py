@@ -25,7 +25,12 @@ from anchor_heads.anchor_generation import (
 )
 from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import num_cells, smallest_sizes
-from anchor_heads.anchor_generation.strategy import Assignment, Coverage, LevelAnchors
+from anchor_heads.anchor_generation.strategy import (
+    Assignment,
+    ConfigProblem,
+    Coverage,
+    LevelAnchors,
+)
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import of_matched
 from anchor_heads.modeling.statistics import put_scalars
@@ -36,6 +41,11 @@ from .targets import ShapeTargets, locations_by_center, objects_by_center, shape
 
 # Below the centerness of any single location, so that sums of it are divided by themselves.
 LEAST_CENTERNESS = 1e-6
+
+# The smallest sizes of the levels in Detectron2's configs of RetinaNet and of RPN on a pyramid.
+DETECTRON2_SIDES = [32, 64, 128, 256, 512]
+# The side of the published squares, in strides.
+SIDE_IN_STRIDES = 16
 
 
 class ShapeAssignment(NamedTuple):
@@ -204,6 +214,21 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
             "MODEL.DYNAMIC_ANCHOR.BASE_ASPECT_RATIO": ratio,
             "MODEL.DYNAMIC_ANCHOR.LEVEL_BY_SHORT_SIDE": True,
         }
+
+    def config_problems(self):
+        squares = self.owner.dynamic_anchoring.square_generator
+        if squares.sides != DETECTRON2_SIDES:
+            return super().config_problems()
+        problem = ConfigProblem(
+            "The anchor sizes are those of Detectron2's preset anchors. Here they decide which "
+            f"level learns an object, and with these, not {SIDE_IN_STRIDES} strides as published, "
+            "it is a coarser one.",
+            {
+                "MODEL.ANCHOR_GENERATOR.SIZES": [[SIDE_IN_STRIDES * x] for x in squares.strides],
+                "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0]],
+            },
+        )
+        return [problem, *super().config_problems()]
 
     def _level_anchors(self, features, predictions, image_size):
         levels = []

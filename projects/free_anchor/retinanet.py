@@ -9,7 +9,7 @@ from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes
 
-from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.modeling.one_stage import best_after_nms, decode_candidates
 from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
@@ -65,6 +65,7 @@ class FreeAnchorRetinaNet(RetinaNet):
             box_reg_loss_type=self.box_reg_loss_type,
         )
         self.legacy_boxes = legacy_boxes
+        warn_of_config_problems(self)
 
     @classmethod
     def from_config(cls, cfg):

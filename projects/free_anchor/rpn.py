@@ -1,4 +1,3 @@
-import logging
 import math
 
 import torch
@@ -11,14 +10,12 @@ from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.structures import Boxes
 from torch import nn
 
-from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
 from .strategy import BBOX_REG_WEIGHTS, FreeAnchorLoss, FreeAnchorStrategy
 
 LOSSES = ("loss_rpn_positive", "loss_rpn_negative")
-
-logger = logging.getLogger(__name__)
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -78,13 +75,6 @@ class FreeAnchorRPN(RPN):
             post_nms_topk=post_nms_topk,
             **kwargs,
         )
-        weights = tuple(self.box2box_transform.weights)
-        if weights == (1.0, 1.0, 1.0, 1.0) and self.box_reg_loss_type == "smooth_l1":
-            logger.warning(
-                "The weights of the box deltas are RPN's, (1, 1, 1, 1): to FreeAnchorRPN boxes far "
-                f"off then look good. Its configs have {BBOX_REG_WEIGHTS}, with a smooth L1 beta "
-                "of 0.11."
-            )
         self.free_anchor_loss = free_anchor_loss or FreeAnchorLoss(
             box2box_transform=self.box2box_transform,
             smooth_l1_beta=smooth_l1_beta,
@@ -93,6 +83,7 @@ class FreeAnchorRPN(RPN):
         if isinstance(self.rpn_head, StandardRPNHead):
             bias = self.rpn_head.objectness_logits.bias
             nn.init.constant_(bias, -math.log((1 - prior_prob) / prior_prob))
+        warn_of_config_problems(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

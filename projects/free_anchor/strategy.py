@@ -19,7 +19,7 @@ from fvcore.nn import smooth_l1_loss
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation.dense_anchors import DenseAnchorStrategy
-from anchor_heads.anchor_generation.strategy import Assignment
+from anchor_heads.anchor_generation.strategy import Assignment, ConfigProblem
 from anchor_heads.layers import iou_loss
 from anchor_heads.modeling.distributed import loss_normalizer
 
@@ -202,18 +202,19 @@ class FreeAnchorStrategy(DenseAnchorStrategy):
     def candidates_per_object(self):
         return self.owner.free_anchor_loss.bag_size
 
-    def config_problem(self):
+    def config_problems(self):
         greatest = max(self.owner.box2box_transform.weights)
-        if greatest > 1:
-            return None
+        if greatest > 1 or self.owner.box_reg_loss_type == "iou":
+            return []
         node, beta = "MODEL.RPN", "SMOOTH_L1_BETA"
         if self.one_stage:
             node, beta = "MODEL.RETINANET", "SMOOTH_L1_LOSS_BETA"
-        return (
+        problem = ConfigProblem(
             f"The box deltas have weights of {greatest:g}, where FreeAnchor's are 10 and 5: its "
             "likelihood, exp(-loss), takes boxes that are far off for good ones.",
             {f"{node}.BBOX_REG_WEIGHTS": BBOX_REG_WEIGHTS, f"{node}.{beta}": 0.11},
         )
+        return [problem]
 
     def _assignments(self, features, predictions, image_size, objects):
         """The anchors of each object's bag, those of the first object first."""

@@ -2,7 +2,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.modeling.matching import MaxIoUMatcher
 from anchor_heads.modeling.one_stage import PredictedAnchorDetector
 
@@ -39,6 +39,7 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
             shape_std=1.0,
             shape_matcher=MaxIoUMatcher((0.4, 0.5), labels=(0, -1, 1), min_iou=0.4),
         )
+        warn_of_config_problems(self)
 
     @classmethod
     def from_config(cls, cfg):

@@ -1,7 +1,7 @@
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 
-from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.modeling.proposal_generator import PredictedAnchorRPN
 
 from .strategy import GuidedAnchoring, GuidedAnchorStrategy
@@ -30,6 +30,7 @@ class GuidedAnchorRPN(PredictedAnchorRPN):
         self.guided_anchoring = guided_anchoring or GuidedAnchoring(
             sample_generator=self.anchor_generator
         )
+        warn_of_config_problems(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

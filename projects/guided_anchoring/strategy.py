@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation import (
@@ -26,7 +26,13 @@ from anchor_heads.anchor_generation import (
 )
 from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import best_preset_iou, smallest_sizes
-from anchor_heads.anchor_generation.strategy import Coverage, LevelAnchors, LocationMap, Part
+from anchor_heads.anchor_generation.strategy import (
+    ConfigProblem,
+    Coverage,
+    LevelAnchors,
+    LocationMap,
+    Part,
+)
 from anchor_heads.layers import bounded_iou_loss, flatten_hw, iou_loss, is_exporting
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, of_matched
@@ -348,6 +354,21 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
         key = "MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE"
         fraction = self.owner.guided_anchoring.shape_positive_fraction
         return {**super().positive_fractions, key: fraction}
+
+    def config_problems(self):
+        problems = super().config_problems()
+        areas = [Boxes(x).area() for x in self.generator.cell_anchors]
+        if all(x.max() < 1.01 * x.min() for x in areas):
+            sizes = smallest_sizes(self.generator)
+            octaves = [[round(size * 2 ** (i / 3), 3) for i in range(3)] for size in sizes]
+            problem = ConfigProblem(
+                "The shape samples of a level have one size, as RPN's anchors have. The published "
+                "have three per octave, so that more of them overlap an object enough to learn "
+                "its shape.",
+                {"MODEL.ANCHOR_GENERATOR.SIZES": octaves},
+            )
+            problems.append(problem)
+        return problems
 
     def _level_anchors(self, features, predictions, image_size):
         anchoring = self.owner.guided_anchoring

@@ -192,10 +192,11 @@ def crowded_images(case: DiagnosisInput) -> Finding | None:
 
 def config_of_another_method(case: DiagnosisInput) -> Finding | None:
     """Values that suit another method and spoil the training by this one."""
-    problem = case.strategy and case.strategy.config_problem()
-    if not problem:
+    problems = case.strategy.config_problems() if case.strategy else []
+    if not problems:
         return None
-    sentence, changes = problem
+    changes = {key: value for problem in problems for key, value in problem.changes.items()}
+    sentence = " ".join(problem.sentence for problem in problems)
     return Finding(WARNING, sentence, {}, Suggestion(changes))
 
 

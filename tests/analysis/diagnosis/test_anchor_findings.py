@@ -216,6 +216,9 @@ def test_config_of_another_method():
     assert config_of_another_method(case_of(cfg=proposal_config("RPN"))) is None
     finding = config_of_another_method(case_of(cfg=config("FreeAnchorRetinaNet")))
     assert finding.suggestion.changes["MODEL.RETINANET.SMOOTH_L1_LOSS_BETA"] == 0.11
+    finding = config_of_another_method(case_of(cfg=proposal_config("GuidedAnchorRPN")))
+    assert "The box deltas" in finding.sentence and "The shape samples" in finding.sentence
+    assert {"MODEL.RPN.BBOX_REG_WEIGHTS", SIZES} < set(finding.suggestion.changes)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,7 @@ def test_a_model_that_training_refuses():
     descending = [[128], [64], [32]]
     case = case_of(*FITTING, cfg=config("GuidedAnchorRetinaNet", SIZES, descending))
     finding = refused_model(case)
-    assert finding.severity == "error" and "must grow from level to level" in finding.sentence
+    assert finding.severity == "error" and "grow from level to level" in finding.sentence
     assert found(case) == [] and levels_without_objects(case) is None
     assert refused_model(case_of(*FITTING)) is None
 
