@@ -80,7 +80,12 @@ def assert_stopped_at_3(folder, error, expected, weights_after_2):
 
 
 @pytest.mark.parametrize(
-    "model, what", [("RetinaNet", "loss_cls = nan"), ("ProposalNetwork", "Predicted boxes or")]
+    "model, what",
+    [
+        ("RetinaNet", "loss_cls = nan"),
+        ("DynamicAnchorRetinaNet", "loss_cls = nan"),
+        ("ProposalNetwork", "Predicted boxes or"),
+    ],
 )
 def test_a_loss_that_is_not_finite(tmp_path, make_config, model, what):
     # Batch norm takes a bad image into its statistics before there is a loss to look at.
