@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from source_models import (
     da_retinanet_head,
@@ -15,6 +14,7 @@ from source_models import (
 from tiny_run import REPOSITORY
 
 from anchor_heads import model_zoo
+from anchor_heads.engine.checkpoint import AtomicCheckpointer
 
 NUM_CLASSES = 5
 CHANNELS = {"da_retinanet": 64}  # 16 in the others' arrays
@@ -116,5 +116,5 @@ def small_cfg(method, *overrides, config=None):
 def load_small(method, path, *overrides, config=None):
     """The model of a small config with the weights of a file, in evaluation mode."""
     model = build_model(small_cfg(method, *overrides, config=config))
-    DetectionCheckpointer(model).load(str(path))
+    AtomicCheckpointer(model).load(str(path))
     return model.eval()

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from published_files import CONFIGS, contents, small_cfg, small_source, write_published
 from source_models import resnet, weightless
 
 from anchor_heads.cli import main
+from anchor_heads.engine.checkpoint import AtomicCheckpointer
 
 
 def convert(*arguments):
@@ -60,7 +60,7 @@ def test_what_is_written_is_what_the_published_file_loads_as(tmp_path, small_wei
     models = []
     for path in (source, target):
         models.append(build_model(small_cfg("free_anchor")))
-        DetectionCheckpointer(models[-1]).load(str(path))
+        AtomicCheckpointer(models[-1]).load(str(path))
     direct, converted = (model.state_dict() for model in models)
     assert torch.load(target)["model"].keys() == converted.keys()
     for name, x in converted.items():
@@ -154,7 +154,7 @@ def test_paths(tmp_path, files):
     said = refusal(tmp_path, source, tmp_path / "folder.pth", *options, "--force")
     assert "folder.pth is a folder; add the name of a file" in said
     (tmp_path / "detectron2.pkl").touch()
-    assert "name it in MODEL.WEIGHTS" in refusal(
+    assert "use it in MODEL.WEIGHTS" in refusal(
         tmp_path, tmp_path / "detectron2.pkl", target, *options
     )
     assert "is the file to be converted" in refusal(tmp_path, source, source, *options, "--force")

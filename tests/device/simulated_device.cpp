@@ -51,6 +51,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getDefaultStream(c10::Device) const override { return stream(); }
   c10::Stream exchangeStream(c10::Stream other) const noexcept override { return other; }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
   static c10::Stream stream() { return c10::Stream(c10::Stream::DEFAULT, kDevice); }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);

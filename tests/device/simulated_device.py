@@ -15,6 +15,8 @@ import torch
 from torch.utils.cpp_extension import load
 
 NAME = "sim"
+# Set in the process that test_simulated_device.py starts.
+IN_OWN_PROCESS = "ANCHOR_HEADS_SIMULATED_DEVICE"
 
 
 def has_compiler() -> bool:

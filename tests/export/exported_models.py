@@ -25,8 +25,8 @@ MODELS = {
 # The exporter of torch takes some ten seconds for a model.
 FORMATS = (
     "torchscript",
-    pytest.param("onnx", marks=pytest.mark.slow),
-    pytest.param("torch-export", marks=pytest.mark.slow),
+    pytest.param("onnx", marks=pytest.mark.exhaustive),
+    pytest.param("torch-export", marks=pytest.mark.exhaustive),
 )
 # One coarse level has a single cell at the second size; none is a multiple of 32.
 SIZES = ((96, 130), (31, 33), (161, 72))

@@ -41,7 +41,13 @@ def assert_same_step(ours, expected):
             torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Capturing the graphs of a model takes some ten seconds.
+QUICK = "RetinaNet", "GuidedAnchorRetinaNet"
+
+
+@pytest.mark.parametrize(
+    "name", [x if x in QUICK else pytest.param(x, marks=pytest.mark.exhaustive) for x in MODELS]
+)
 def test_compiled_backbone_and_head_have_the_numbers_of_eager(name, tmp_path):
     cfg = config(name, tmp_path)
     eager, compiled = detector(cfg), detector(cfg)
@@ -52,6 +58,7 @@ def test_compiled_backbone_and_head_have_the_numbers_of_eager(name, tmp_path):
     assert_same_step(training_step(compiled), training_step(eager))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["GuidedAnchorRetinaNet", "DynamicAnchorRPN"])
 def test_compiled_as_a_whole(name, tmp_path):
     cfg = config(name, tmp_path)

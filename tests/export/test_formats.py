@@ -61,7 +61,7 @@ def test_the_images_keep_few_most_and_no_locations(name, eager):
     assert 0 < shares[0] < 0.2 and shares[1] > 0.8 and 0.6 < shares[2] < 1 and shares[3] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_file_is_valid_and_has_operators_of_onnx_alone(name, export):
     model = onnx.load(export(name, "onnx"))
@@ -127,7 +127,7 @@ def test_resizes_in_the_model(format, export, eager):
         assert_same_detections(run(path, image), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["GuidedAnchorRetinaNet", "DynamicAnchorRetinaNet"])
 def test_plain_operators_in_place_of_deformable_convolutions(name, export, eager):
     path = export(name, "onnx", plain=True)

@@ -7,7 +7,7 @@ from anchor_heads.export import ExportedPredictor, describe, export_model
 from anchor_heads.export.int8 import quantize
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_int8_detects_nearly_the_same(tmp_path):
     cfg = config("FreeAnchorRetinaNet", tmp_path)
     model = detector(cfg)
