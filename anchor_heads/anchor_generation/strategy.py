@@ -347,6 +347,8 @@ def warn_of_config_problems(owner: nn.Module) -> None:
     Args:
         owner (nn.Module): a dense detector or a proposal generator, complete.
     """
+    if next(owner.parameters()).is_meta:  # built for the names and shapes of its weights only
+        return
     for sentence, changes in get_anchor_strategy(owner).config_problems():
         instead = ", ".join(f"{key} {value}" for key, value in changes.items())
         logger.warning(f"{type(owner).__name__}: {sentence} Set {instead}.")

@@ -6,7 +6,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from published_files import small_cfg, small_source, write_published
 from source_models import make_up_statistics, resnet, stages
@@ -44,7 +43,7 @@ def test_detectron2_files_load_as_ever(tmp_path, caplog):
     source = small_model()
     with torch.no_grad():
         source.head.conv_loc.bias.fill_(7)
-    DetectionCheckpointer(source, str(tmp_path)).save("model", iteration=4)
+    AtomicCheckpointer(source, str(tmp_path)).save("model", iteration=4)
     arrays = {"head.conv_loc.bias": np.full(1, 8.0, dtype=np.float32)}
     content = {"model": arrays, "__author__": "someone"}
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
@@ -66,7 +65,7 @@ def test_detectron2_files_load_as_ever(tmp_path, caplog):
 def test_a_network_that_has_the_names_of_the_file_itself_gets_them_as_they_are(tmp_path, caplog):
     """A ResNet of torchvision's, saved and loaded by Detectron2's checkpointer."""
     source, model = (resnet(width=1, stride_in_1x1=False) for _ in range(2))
-    DetectionCheckpointer(source, str(tmp_path)).save("model")
+    AtomicCheckpointer(source, str(tmp_path)).save("model")
     with caplog.at_level(logging.INFO):
         AtomicCheckpointer(model).load(str(tmp_path / "model.pth"))
     for name, x in source.state_dict().items():

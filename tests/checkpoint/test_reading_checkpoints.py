@@ -9,9 +9,9 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 
 from anchor_heads.checkpoint import read_checkpoint
+from anchor_heads.engine.checkpoint import AtomicCheckpointer
 
 FORMS = {"zip": {}, "before torch 1.6": {"_use_new_zipfile_serialization": False}}
 WEIGHTS = OrderedDict(
@@ -76,7 +76,7 @@ def test_code_is_not_run(tmp_path, form, function, name):
     with pytest.raises(ValueError, match=f"{path} asks for {name}, .*nothing was loaded"):
         read_checkpoint(path)
     with pytest.raises(ValueError, match=f"{path} asks for {name}, .*nothing was loaded"):
-        DetectionCheckpointer(torch.nn.Linear(2, 2)).load(path)
+        AtomicCheckpointer(torch.nn.Linear(2, 2)).load(path)
     assert not made.exists()
     torch.load(path, weights_only=False)
     assert made.exists()
@@ -87,7 +87,7 @@ def test_code_is_not_run_where_the_user_lets_torch_run_it(tmp_path, monkeypatch)
     made = tmp_path / "made"
     path = write(tmp_path / "x.pth", {"model": WEIGHTS, "meta": Run(os.mkdir, str(made))})
     with pytest.raises(ValueError, match="posix.mkdir"):
-        DetectionCheckpointer(torch.nn.Linear(2, 2)).load(path)
+        AtomicCheckpointer(torch.nn.Linear(2, 2)).load(path)
     assert not made.exists()
 
 
