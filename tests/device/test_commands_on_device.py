@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import simulated_device
 from tiny_run import loggers_as_before, write_model
 
 from anchor_heads.cli import main
@@ -28,8 +29,9 @@ def test_commands_on_a_device(device, tmp_path, model):
     run("visualize", *options, "--output-dir", tmp_path / "anchors", tmp_path / "0.png", *on_device)
     assert (tmp_path / "anchors/0_anchors.png").exists()
 
-    run("compare", *options, "--output", tmp_path / "compare", *on_device)
-    assert list((tmp_path / "compare").glob("*.html"))
+    if device != simulated_device.NAME:  # whose tensors cannot be copied by copy.deepcopy
+        run("compare", *options, "--output", tmp_path / "compare", *on_device)
+        assert list((tmp_path / "compare").glob("*.html"))
 
     found = {}
     for name in (device, "cpu"):
