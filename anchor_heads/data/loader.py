@@ -17,7 +17,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from anchor_heads._detectron2_private import whole_stream
+from anchor_heads._private import whole_stream
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.data.mixing import MixedImages
 

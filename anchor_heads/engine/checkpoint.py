@@ -15,7 +15,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
-from anchor_heads._detectron2_private import forget_refused_load
+from anchor_heads._private import forget_refused_load
 from anchor_heads.checkpoint.detectron2_loading import read_pickled_weights, read_weights
 from anchor_heads.checkpoint.files import open_and_rename
 from anchor_heads.checkpoint.read import safe_reading

@@ -12,6 +12,7 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import nn
 
 from anchor_heads import __version__
+from anchor_heads._private import sizes_may_be_one
 
 from .recording import Recordable, fold_batch_norms, recordable
 
@@ -139,9 +140,7 @@ def require(*packages: str) -> None:
 def _record(recorded, image, any_size, plain, nms=None):
     """By torch.export."""
     sizes = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC} if any_size else None
-    # Without it no dimension may be 1, and a level of a small image has one cell.
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
-    with recordable(recorded.model, nms, plain), oblivious:
+    with recordable(recorded.model, nms, plain), sizes_may_be_one():
         return torch.export.export(
             recorded,
             (image,),

@@ -15,11 +15,12 @@ import torchvision
 from detectron2.export.torchscript_patch import patch_builtin_len
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import poolers
-from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.structures import Boxes, ImageList
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
+
+from anchor_heads._private import keep_proposals_by_mask
 
 
 class Recordable(nn.Module):
@@ -78,8 +79,6 @@ def recordable(
         (Boxes, "__init__", _set_boxes),
         # Computes sizes in tensors.
         (type(model), "preprocess_image", _preprocess_image),
-        # Asks whether all boxes are left, unless traced.
-        (proposal_utils, "_is_tracing", lambda: True),
         # Makes a tensor of the number of boxes.
         (poolers, "convert_boxes_to_pooler_format", _boxes_of_first_image),
         # Chooses an implementation by the number of boxes. All NMS of Detectron2 looks it up here.
@@ -90,6 +89,7 @@ def recordable(
     with ExitStack() as stack:
         # len() turns a size that is recorded into a number.
         stack.enter_context(patch_builtin_len(["detectron2.structures.instances"]))
+        stack.enter_context(keep_proposals_by_mask())
         for owner, name, replacement in replaced:
             stack.enter_context(mock.patch.object(owner, name, replacement))
         yield

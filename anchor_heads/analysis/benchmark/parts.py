@@ -11,9 +11,9 @@ from typing import Protocol
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 from torch.utils.benchmark import timer  # waits for the GPU
 
+from anchor_heads._private import tree_map_only
 from anchor_heads.analysis.benchmark.workload import forward
 from anchor_heads.anchor_generation.strategy import Part, get_anchor_strategy
 
