@@ -138,14 +138,10 @@ class AnchorStrategy(ABC):
         num_classes (int): classes that the head tells apart; 1 for a proposal generator.
         one_stage (bool): whether the owner is a dense detector.
         predicts_locations (bool): whether only some locations have anchors, by a prediction.
-        candidates_per_object (int): anchors that the rule of training wants for each object.
-        candidates_key (str): the config key of that number, "" if there is none.
         consequence (str): what happens to objects that no anchor reaches, as a clause.
     """
 
     predicts_locations = False
-    candidates_per_object = 1
-    candidates_key = ""
     consequence = "only the one anchor that overlaps each most learns it"
 
     def __init__(self, owner: nn.Module, model: nn.Module | None = None):

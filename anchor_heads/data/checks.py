@@ -243,7 +243,7 @@ def _check_mixing(cfg):
 
 def _check_classes(cfg, names):
     """Compare the model's number of classes with the data sets', and the data sets' classes."""
-    key = _num_classes_key(cfg)
+    key = num_classes_key(cfg)
     if key is None:
         return
     num_classes = functools.reduce(getattr, key.split("."), cfg)
@@ -264,7 +264,7 @@ def _check_classes(cfg, names):
                 )
 
 
-def _num_classes_key(cfg):
+def num_classes_key(cfg):
     """The key that holds the model's number of classes; None for models without classes."""
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if issubclass(architecture, DenseDetector):

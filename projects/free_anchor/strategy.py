@@ -193,14 +193,9 @@ class FreeAnchorLoss(nn.Module):
 class FreeAnchorStrategy(DenseAnchorStrategy):
     """Dense anchors, of which each object has a bag of candidates."""
 
-    candidates_key = "MODEL.FREE_ANCHOR.BAG_SIZE"
     consequence = "their bags hold poor candidates only"
 
     positive_fractions = {}  # nothing is sampled
-
-    @property
-    def candidates_per_object(self):
-        return self.owner.free_anchor_loss.bag_size
 
     def config_problems(self):
         greatest = max(self.owner.box2box_transform.weights)

@@ -1,7 +1,8 @@
-"""The preset shapes of a model, and which objects its anchors reach with them or with others."""
+"""The preset shapes of a model's anchors, which objects they reach, and better ones."""
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,11 +13,19 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from anchor_heads.analysis.diagnosis.training_data import Objects
 from anchor_heads.anchor_generation.strategy import AnchorStrategy, Coverage
 
+SIZES, ASPECT_RATIOS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"
 
-def per_level(values: Sequence, num_levels: int) -> list[list[float]]:
-    """Sizes or aspect ratios of the config, where one list stands for all levels."""
-    lists = values if isinstance(values[0], (list, tuple)) else [values]
-    return [list(x) for x in (lists * num_levels if len(lists) == 1 else lists)]
+# Objects whose overlaps with anchors are computed at a time.
+CHUNK = 2**14
+# Shapes are tried on so many objects; what is said about them is counted on all.
+SAMPLE = 2000
+# Factors of the finest and of the coarsest level's sizes, in half octaves.
+HALF_OCTAVES = range(-6, 5)
+# Sizes are rated by the share of objects that they do not reach. Each half octave away from the
+# present ones counts as this share, and all levels being without objects as the second.
+COST_OF_HALF_OCTAVE, COST_OF_EMPTY_LEVELS = 0.001, 0.05
+# Aspect ratios are added until they leave this share of the objects, or there are so many new ones.
+FEW_LEFT, MAX_NEW_ASPECT_RATIOS = 0.1, 4
 
 
 @dataclass(frozen=True)
@@ -31,23 +40,12 @@ class PresetAnchors:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, strategy: AnchorStrategy) -> "PresetAnchors":
-        node, number = cfg.MODEL.ANCHOR_GENERATOR, len(strategy.in_features)
-        return cls(strategy, *(per_level(node[x], number) for x in ("SIZES", "ASPECT_RATIOS")))
+        def per_level(values):  # one list stands for all levels
+            lists = values if isinstance(values[0], (list, tuple)) else [values]
+            return [list(x) for x in (lists * num_levels if len(lists) == 1 else lists)]
 
-    @property
-    def levels(self) -> list[str]:
-        """The names of the feature maps."""
-        return self.strategy.in_features
-
-    @property
-    def strides(self) -> list[int]:
-        """Pixels from one location to the next, per level."""
-        return self.strategy.generator.strides
-
-    @property
-    def smallest(self) -> list[float]:
-        """The smallest size of each level."""
-        return [min(level) for level in self.sizes]
+        num_levels, node = len(strategy.in_features), cfg.MODEL.ANCHOR_GENERATOR
+        return cls(strategy, per_level(node.SIZES), per_level(node.ASPECT_RATIOS))
 
     @cached_property
     def generator(self) -> DefaultAnchorGenerator:
@@ -55,27 +53,71 @@ class PresetAnchors:
         return DefaultAnchorGenerator(
             sizes=self.sizes,
             aspect_ratios=self.aspect_ratios,
-            strides=self.strides,
+            strides=self.strategy.generator.strides,
             offset=self.strategy.generator.offset,
         )
 
     def coverage(self, objects: Objects) -> Coverage:
         """Which of the objects the anchors reach, as arrays."""
-        parts = [
-            self.strategy.coverage(
-                torch.tensor(chunk.boxes),
-                torch.tensor(chunk.image_sizes[:, ::-1].copy()),
-                self.generator,
-            )
-            for chunk in objects.chunks()
-        ]
+        boxes, sizes = torch.tensor(objects.boxes), torch.tensor(objects.image_sizes).flip(1)
+        chunks = zip(boxes.split(CHUNK), sizes.split(CHUNK), strict=True)
+        parts = [self.strategy.coverage(*chunk, self.generator) for chunk in chunks]
         joined = {
             name: torch.cat([vars(part)[name] for part in parts]).numpy()
             for name in ("iou", "centered_iou", "levels", "reached")
         }
         return Coverage(**joined, threshold=parts[0].threshold)
 
-    def anchors_per_image(self, image_sizes: np.ndarray) -> np.ndarray:
-        """(I,) of images of these widths and heights, (I, 2)."""
-        numbers = zip(self.strides, self.generator.num_anchors, strict=True)
-        return sum(np.ceil(image_sizes / stride).prod(axis=1) * n for stride, n in numbers)
+    def num_unreached(self, objects: Objects) -> int:
+        """How many of the objects the anchors do not reach."""
+        return int((~self.coverage(objects).reached).sum())
+
+    def fitted_sizes(self, objects: Objects) -> "PresetAnchors":
+        """The same with sizes that reach most objects and leave few levels without any.
+
+        The finest and the coarsest level are scaled, those between them in proportion; the sizes
+        within a level keep their ratios.
+        """
+        sample, smallest = objects.sample(SAMPLE), [min(level) for level in self.sizes]
+
+        def cost(half_octaves):
+            tried = self._scaled(half_octaves)
+            sides = [min(level) for level in tried.sizes]
+            # Levels stay in order, and those of different sizes different.
+            if sorted(sides) != sides or len(set(sides)) != len(set(smallest)):
+                return np.inf
+            coverage = tried.coverage(sample)
+            return (
+                (~coverage.reached).mean()
+                + COST_OF_EMPTY_LEVELS * (~coverage.levels.any(axis=0)).mean()
+                + COST_OF_HALF_OCTAVE * sum(map(abs, half_octaves))
+            )
+
+        return self._scaled(min(itertools.product(HALF_OCTAVES, repeat=2), key=cost))
+
+    def _scaled(self, half_octaves):
+        """Sizes scaled by so much on the finest and on the coarsest level."""
+        factors = 2 ** (np.linspace(*half_octaves, len(self.sizes)) / 2)
+        levels = zip(self.sizes, factors, strict=True)
+        return replace(
+            self, sizes=[[_rounded(x * factor) for x in level] for level, factor in levels]
+        )
+
+    def with_aspect_ratios_of(self, objects: Objects) -> "PresetAnchors":
+        """The same with more aspect ratios: again and again the median of the objects that are
+        still missed, of the tall ones or of the wide ones, whichever are more."""
+        anchors, missed = self, objects
+        for _ in range(MAX_NEW_ASPECT_RATIOS):
+            logs = np.log2(missed.aspect_ratios)
+            ratio = 2 ** np.median(logs[(logs > 0) == (np.median(logs) > 0)])
+            ratios = [sorted({*level, float(f"{ratio:.2g}")}) for level in anchors.aspect_ratios]
+            anchors = replace(anchors, aspect_ratios=ratios)
+            coverage = anchors.coverage(missed)
+            missed = missed[coverage.centered_iou < coverage.threshold]
+            if len(missed) <= FEW_LEFT * len(objects):
+                break
+        return anchors
+
+
+def _rounded(size):
+    return round(float(size)) if size >= 10 else round(float(size), 1)

@@ -6,22 +6,19 @@ Shape shorthand in this module:
     M: number of objects in them
 """
 
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BoxMode
 
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.coco_format import CocoFormatDataset
 from anchor_heads.data.coco_json import Cleaning, cleaning_of
-
-# Objects whose overlaps with anchors are computed at a time.
-CHUNK = 2**14
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Objects:
 
     def __getitem__(self, index) -> "Objects":
         """Some of them, by a slice, indices or a mask."""
-        return Objects(*(vars(self)[x.name][index] for x in fields(self)))
+        return Objects(*(values[index] for values in vars(self).values()))
 
     @property
     def sides(self) -> np.ndarray:
@@ -54,10 +51,10 @@ class Objects:
         """(M,) square roots of the areas."""
         return np.sqrt(self.sides.prod(axis=1))
 
-    def chunks(self) -> Iterator["Objects"]:
-        """All of them in parts of at most :data:`CHUNK`, at least one part."""
-        for start in range(0, max(1, len(self)), CHUNK):
-            yield self[start : start + CHUNK]
+    @property
+    def aspect_ratios(self) -> np.ndarray:
+        """(M,) heights over widths."""
+        return self.sides[:, 1] / self.sides[:, 0]
 
     def sample(self, number: int) -> "Objects":
         """At most ``number`` of them, always the same."""
@@ -79,27 +76,15 @@ class TrainingData:
     image_sizes: np.ndarray
     """(I, 2) float32, width and height in pixels of the network's input."""
     class_names: list[str]
-    num_images_without_objects: int
-    """Images without objects, crowds aside. They are among the I images unless
-    ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves them out."""
-    num_images_in_files: int
+    num_left_out: int
+    """Images that training leaves out, for they have no objects; crowds do not count."""
     cleaning: tuple[Cleaning, ...] = ()
     """What was done to each annotation file that a data set of ``DATASETS.COCO_FORMAT`` has."""
 
     @property
-    def num_images(self) -> int:
-        """I."""
-        return len(self.image_sizes)
-
-    @property
     def objects_per_image(self) -> np.ndarray:
         """(I,)"""
-        return np.bincount(self.objects.images, minlength=self.num_images)
-
-    @property
-    def boxes_per_class(self) -> np.ndarray:
-        """One number for each of the class names."""
-        return np.bincount(self.objects.classes, minlength=len(self.class_names))
+        return np.bincount(self.objects.images, minlength=len(self.image_sizes))
 
 
 def read_training_data(cfg: CfgNode) -> TrainingData:
@@ -110,31 +95,32 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
 
     Raises:
         ValueError, FileNotFoundError: if training could not read the data sets; the message says
-            what to write. If boxes are not upright.
+            what to write.
     """
     _check_readable(cfg)
-    records = list(itertools.chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN)))
+    records = list(chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN)))
+    num_images = len(records)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
     by_image = [[a for a in r["annotations"] if not a.get("iscrowd", 0)] for r in records]
-    annotations = list(itertools.chain.from_iterable(by_image))
-    counts = np.array(list(map(len, by_image)), np.int64)
+    annotations = list(chain.from_iterable(by_image))
     classes = np.array([a["category_id"] for a in annotations], np.int64)
-    kept = (counts > 0) | (not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-    images = np.repeat(np.arange(kept.sum()), counts[kept])
-    sizes = np.array([(r["width"], r["height"]) for r in records], np.float64).reshape(-1, 2)[kept]
-    new_sizes = _resized(sizes, short_side(cfg), cfg.INPUT.MAX_SIZE_TRAIN)
+    images = np.repeat(np.arange(len(records)), list(map(len, by_image)))
+    sizes = np.array([(r["width"], r["height"]) for r in records], np.float64).reshape(-1, 2)
+    side, max_size = short_side(cfg), cfg.INPUT.MAX_SIZE_TRAIN
+    shapes = [ResizeShortestEdge.get_output_shape(h, w, side, max_size) for w, h in sizes.tolist()]
+    new_sizes = np.array(shapes, np.float64)[:, ::-1] if side else sizes
     boxes = _upright_boxes(annotations) * np.tile(new_sizes / sizes, 2)[images]
     image_sizes = new_sizes.astype(np.float32)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    data_sets = [DatasetCatalog[name] for name in cfg.DATASETS.TRAIN]
     return TrainingData(
         objects=Objects(boxes.astype(np.float32), image_sizes[images], classes, images),
         image_sizes=image_sizes,
         class_names=list(names or map(str, range(classes.max(initial=-1) + 1))),
-        num_images_without_objects=int((counts == 0).sum()),
-        num_images_in_files=len(counts),
+        num_left_out=num_images - len(records),
         cleaning=tuple(
-            cleaning_of(DatasetCatalog[name].json_file)
-            for name in cfg.DATASETS.TRAIN
-            if isinstance(DatasetCatalog[name], CocoFormatDataset)
+            cleaning_of(x.json_file) for x in data_sets if isinstance(x, CocoFormatDataset)
         ),
     )
 
@@ -160,24 +146,11 @@ def _check_readable(cfg):
 
 
 def _upright_boxes(annotations) -> np.ndarray:
-    """(m, 4) of annotations in Detectron2's format."""
+    """(M, 4) of annotations in Detectron2's format; those around rotated boxes."""
     modes = np.array([a["bbox_mode"] for a in annotations], np.int64)
-    if BoxMode.XYWHA_ABS in modes:
-        raise ValueError("The data set has rotated boxes; only upright ones can be diagnosed.")
-    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    boxes = np.empty((len(annotations), 4))
     for mode in np.unique(modes):
-        of_mode = modes == mode
-        boxes[of_mode] = BoxMode.convert(boxes[of_mode], BoxMode(mode), BoxMode.XYXY_ABS)
+        of_mode = [a["bbox"] for a in annotations if a["bbox_mode"] == mode]
+        of_mode = np.array(of_mode, np.float64)
+        boxes[modes == mode] = BoxMode.convert(of_mode, BoxMode(mode), BoxMode.XYXY_ABS)
     return boxes
-
-
-def _resized(sizes: np.ndarray, side: int, max_size: int) -> np.ndarray:
-    """What Detectron2 makes of images of these widths and heights, (i, 2)."""
-    if side == 0:
-        return sizes
-    kinds, kind_of = np.unique(sizes, axis=0, return_inverse=True)
-    resized = [
-        ResizeShortestEdge.get_output_shape(height, width, side, max_size)[::-1]
-        for width, height in kinds.tolist()
-    ]
-    return np.array(resized, np.float64).reshape(-1, 2)[kind_of.reshape(-1)]

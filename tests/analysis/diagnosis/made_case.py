@@ -7,8 +7,10 @@ from detectron2.config import CfgNode
 
 from anchor_heads import get_cfg
 from anchor_heads.analysis.diagnosis import DiagnosisInput
-from anchor_heads.analysis.diagnosis.finding import build
+from anchor_heads.analysis.diagnosis.diagnosis_input import build
 from anchor_heads.analysis.diagnosis.training_data import Objects, TrainingData
+
+SIZES, RATIOS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"
 
 
 def config(architecture="RetinaNet", *overrides):
@@ -39,28 +41,25 @@ def proposal_config(generator, *overrides, architecture="ProposalNetwork"):
     return config(architecture, "MODEL.PROPOSAL_GENERATOR.NAME", generator, *overrides)
 
 
-def made_objects(*images, size=(640, 640), classes=0) -> Objects:
-    """Objects of images, each given as a list of boxes (x0, y0, x1, y1)."""
+def made_case(cfg, *images, size=(640, 640), classes=0, left_out=0) -> DiagnosisInput:
+    """A case with images of the same size, each given as a list of boxes (x0, y0, x1, y1), and so
+    many that training leaves out."""
     counts = [len(boxes) for boxes in images]
     boxes = np.array([box for boxes in images for box in boxes], np.float32).reshape(-1, 4)
-    return Objects(
+    image_sizes = np.tile(np.float32(size), (len(images), 1))
+    objects = Objects(
         boxes=boxes,
         image_sizes=np.tile(np.float32(size), (len(boxes), 1)),
         classes=np.broadcast_to(np.asarray(classes, np.int64), len(boxes)),
         images=np.repeat(np.arange(len(images)), counts),
     )
-
-
-def made_case(cfg, *images, size=(640, 640), classes=0, without_objects=0) -> DiagnosisInput:
-    """A case with images of the same size; ``without_objects`` are left out of training."""
-    data = TrainingData(
-        objects=made_objects(*images, size=size, classes=classes),
-        image_sizes=np.tile(np.float32(size), (len(images), 1)),
-        class_names=["cat", "dog"],
-        num_images_without_objects=without_objects,
-        num_images_in_files=len(images) + without_objects,
-    )
+    data = TrainingData(objects, image_sizes, ["cat", "dog"], left_out)
     return DiagnosisInput(cfg, data, *_build(cfg.dump()))
+
+
+def case_of(*boxes, cfg=None) -> DiagnosisInput:
+    """A case with one image."""
+    return made_case(cfg or config(), list(boxes))
 
 
 @functools.cache
@@ -76,3 +75,7 @@ def square(center, side):
 def rectangle(center, width, height):
     x, y = width / 2, height / 2
     return (center - x, center - y, center + x, center + y)
+
+
+# Boxes that one anchor of config() fits exactly, on P3, P4 and P5.
+FITTING = [square(84, 32), square(328, 64), square(304, 128)]

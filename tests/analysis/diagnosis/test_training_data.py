@@ -68,13 +68,13 @@ def test_crowds_do_not_count_and_images_without_objects_are_left_out(cfg):
     assert data.objects.images.tolist() == [0, 1, 2, 2]
     assert data.objects_per_image.tolist() == [1, 1, 2]
     assert data.objects.classes.tolist() == [1, 0, 1, 1]
-    assert data.boxes_per_class.tolist() == [1, 3] and data.class_names == ["cat", "dog"]
-    assert (data.num_images, data.num_images_in_files, data.num_images_without_objects) == (3, 4, 1)
+    assert data.class_names == ["cat", "dog"]
+    assert (len(data.image_sizes), data.num_left_out) == (3, 1)
 
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     data = read_training_data(cfg)
     assert data.objects_per_image.tolist() == [1, 1, 2, 0]
-    assert (data.num_images, data.num_images_without_objects) == (4, 1)
+    assert (len(data.image_sizes), data.num_left_out) == (4, 0)
 
 
 def test_several_data_sets_count_together(cfg):
@@ -83,7 +83,7 @@ def test_several_data_sets_count_together(cfg):
     cfg.DATASETS.TRAIN = ("own", "again")
     data = read_training_data(cfg)
     assert data.objects.images.tolist() == [0, 1, 2, 2, 3, 4, 5, 5]
-    assert data.boxes_per_class.tolist() == [2, 6] and data.num_images == 6
+    assert data.objects.classes.tolist() == [1, 0, 1, 1] * 2 and len(data.image_sizes) == 6
 
 
 @pytest.mark.parametrize(
@@ -125,18 +125,16 @@ def test_boxes_of_other_kinds(cfg):
     assert data.objects.boxes.tolist() == [[10, 20, 40, 60]]
     assert data.class_names == ["0", "1", "2"]  # as many as are needed, where no names are known
 
-    box = np.array([50, 50, 20, 10, 30])
+    # Its upright bounding box is looked at.
+    box = np.array([50, 50, 20, 10, 90])
     register("rotated", {"bbox": box, "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0})
     cfg.DATASETS.TRAIN = ("rotated",)
-    with pytest.raises(ValueError, match="rotated boxes"):
-        read_training_data(cfg)
+    assert read_training_data(cfg).objects.boxes[0] == pytest.approx([45, 40, 55, 60])
 
 
-def test_samples_and_parts(cfg):
+def test_samples_and_enlargement(cfg):
     objects = read_training_data(cfg).objects
     assert objects.sample(4) is objects and len(objects.sample(3)) == 3
     assert objects.sample(3).boxes.tolist() == objects.sample(3).boxes.tolist()
     larger = objects.enlarged(1.5)
     assert larger.boxes[0].tolist() == [30, 30, 90, 120] and larger.image_sizes[0, 0] == 300
-    assert [len(x) for x in objects.chunks()] == [4]
-    assert [len(x) for x in objects[:0].chunks()] == [0]
