@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -134,18 +133,17 @@ def match_images(sources: Iterable[Source], annotations: dict, json_file: str) -
         ValueError: for a video or a camera, if two sources are the same image, if none is listed.
         ImageFileError: if an image is not of the size that the file says.
     """
-    listed = defaultdict(list)
-    for image in annotations["images"]:
-        listed[os.path.basename(image["file_name"])].append(image)
+    listed = {os.path.normpath(image["file_name"]): image for image in annotations["images"]}
     found, source_of = {}, {}
     for source in sources:
         if source.is_video:
             raise ValueError(f"{json_file} lists images; leave out {source.label} or --annotations")
-        candidates = listed[os.path.basename(source.label)]
-        candidates = [x for x in candidates if _ends_with(source.label, x["file_name"])]
-        if not candidates:
+        parts = os.path.abspath(source.label).split(os.sep)
+        names = [os.sep.join(parts[i:]) for i in range(len(parts))]
+        image = next((listed[name] for name in names if name in listed), None)
+        if image is None:
             continue
-        image = found[source] = max(candidates, key=lambda x: len(x["file_name"]))
+        found[source] = image
         other = source_of.setdefault(image["id"], source)
         if other is not source:
             raise ValueError(
@@ -158,20 +156,11 @@ def match_images(sources: Iterable[Source], annotations: dict, json_file: str) -
     return {source: image["id"] for source, image in found.items()}
 
 
-def _ends_with(path: str, file_name: str) -> bool:
-    parts = os.path.normpath(file_name).split(os.sep)
-    return os.path.abspath(path).split(os.sep)[-len(parts) :] == parts
-
-
 def _set_frames(images: dict[Source, dict], json_file: str) -> None:
-    headers = dict(zip(images, read_headers(x.label for x in images), strict=True))
-    sizes = {source: (image["width"], image["height"]) for source, image in images.items()}
-    readable = [x for x in images if not headers[x].wrong]  # others are named when they are read
-    is_stored = is_stored_frame(
-        json_file,
-        [x.label for x in readable],
-        [headers[x] for x in readable],
-        [sizes[x] for x in readable],
-    )
-    for source, (width, height) in sizes.items():
+    headers = read_headers(source.label for source in images)
+    sizes = [(image["width"], image["height"]) for image in images.values()]
+    rows = zip([source.label for source in images], headers, sizes, strict=True)
+    readable = [row for row in rows if not row[1].wrong]  # others are named when they are read
+    is_stored = is_stored_frame(json_file, *zip(*readable, strict=True)) if readable else False
+    for source, (width, height) in zip(images, sizes, strict=True):
         source.record = {"width": width, "height": height, STORED_FRAME: is_stored}

@@ -18,6 +18,7 @@ COCO's evaluation, with the image and category ids and in the frame of that file
 does not list are left out.
 """
 
+import math
 import sys
 from collections import Counter
 from contextlib import ExitStack
@@ -76,19 +77,18 @@ def run(args) -> int:
     if not (args.output or args.json or args.show):
         raise ValueError("say what to make: --output FOLDER, --json FILE or --show")
     cfg = load_config(args)
-    sources = find_sources(args.inputs, args.output)
+    sources, annotations, ids = find_sources(args.inputs, args.output), None, None
     if args.camera is not None:
         sources.append(Source(f"camera {args.camera}", f"camera_{args.camera}", args.camera))
-    annotations = clean_coco_dict(args.annotations) if args.annotations else None
-    ids = match_images(sources, annotations, args.annotations) if annotations else None
-    if annotations and len(ids) < len(sources):
-        left_out = len(sources) - len(ids)
-        print(f"{left_out} of {len(sources)} images are not in {args.annotations}: left out")
+    if args.annotations:
+        annotations = clean_coco_dict(args.annotations)
+        ids = match_images(sources, annotations, args.annotations)
+        if left_out := len(sources) - len(ids):
+            print(f"{left_out} of {len(sources)} images are not in {args.annotations}: left out")
         sources = list(ids)
     files = picture_files(sources, args.output) if args.output else {}
     read = [args.annotations, args.weights, *(source.label for source in sources)]
-    written = filter(None, [*files.values(), args.json])
-    check_outputs(list(written), filter(None, read), args.force)
+    check_outputs([*files.values(), *filter(None, [args.json])], filter(None, read), args.force)
 
     register_coco_format(cfg)
     predictor, categories = load_predictor(cfg)
@@ -109,35 +109,42 @@ def run(args) -> int:
         outputs.append(CocoJson(args.json, categories, ids))
     if args.show:
         outputs.append(Window(paint))
-    summary = Summary()
+    done = Done()
     try:
         with ExitStack() as stack:
             for output in outputs:
                 stack.enter_context(output)
-            predict(predictor, sources, outputs, args.score_threshold or 0.0, summary)
+            predict(predictor, sources, outputs, args.score_threshold or 0.0, done)
     except KeyboardInterrupt:
-        summary.is_stopped = True
+        done.is_stopped = True
     if pictures.codec:
         print(f"The videos are coded in {pictures.codec}")
-    return report(args, cfg, sources, threshold, summary)
+    report(args, cfg, threshold, done)
+    if done.unreadable:
+        print(f"{len(done.unreadable)} of {len(sources)} inputs could not be read:")
+        print("\n".join(f"  {label}" for label in done.unreadable))
+    if done.is_stopped and args.camera is None:
+        print(f"Stopped: the rest of {len(sources)} inputs is left out")
+        return INTERRUPTED
+    return 1 if done.unreadable else 0
 
 
 @dataclass
-class Summary:
-    """What became of a run."""
+class Done:
+    """What was done until a run ended."""
 
-    counts: Counter = field(default_factory=Counter)
-    """By "images" and "frames", of videos."""
+    num_frames: int = 0
+    """Of videos."""
     short_sides: Counter = field(default_factory=Counter)
-    """How many of them have which short side, in pixels."""
-    best_score: float | None = None
-    """None if there was no detection."""
+    """How many images and frames have which short side, in pixels."""
+    best_score: float = -math.inf
+    """Of all detections."""
     unreadable: list[str] = field(default_factory=list)
     """Labels of sources."""
     is_stopped: bool = False
 
 
-def predict(predictor, sources, outputs, score_threshold, summary) -> None:
+def predict(predictor, sources, outputs, score_threshold, done) -> None:
     """Run a model over sources and give its predictions to the outputs."""
     numbers = [source.num_frames for source in sources]
     with tqdm(total=None if None in numbers else sum(numbers), unit="image") as progress:
@@ -147,14 +154,13 @@ def predict(predictor, sources, outputs, score_threshold, summary) -> None:
                     instances = run_model(predictor, image, source, score_threshold)
                     for output in outputs:
                         output.write(source, index if source.is_video else None, image, instances)
-                    summary.counts["frames" if source.is_video else "images"] += 1
-                    summary.short_sides[min(image.shape[:2])] += 1
+                    done.num_frames += source.is_video
+                    done.short_sides[min(image.shape[:2])] += 1
                     if instances.has("scores") and len(instances):
-                        best = float(instances.scores.max())
-                        summary.best_score = max(best, summary.best_score or 0.0)
+                        done.best_score = max(done.best_score, float(instances.scores.max()))
                     progress.update()
             except ImageFileError as error:
-                summary.unreadable.append(source.label)
+                done.unreadable.append(source.label)
                 progress.write(str(error), file=sys.stderr)
                 progress.update(not source.is_video)
 
@@ -173,34 +179,23 @@ def run_model(predictor, image, source, score_threshold):
     return instances[instances.scores >= score_threshold]
 
 
-def report(args, cfg, sources, threshold, summary) -> int:
-    """Print what was done.
-
-    Returns:
-        int: the exit code.
-    """
-    counts, num_done = summary.counts, summary.counts.total()
-    print(f"Predicted {counts['images']} images and {counts['frames']} frames of videos")
+def report(args, cfg, threshold, done) -> None:
+    """Print how much was predicted, what was enlarged, and where it was written."""
+    total = done.short_sides.total()
+    print(f"Predicted {total - done.num_frames} images and {done.num_frames} frames of videos")
     enlarged = {cfg.INPUT.MIN_SIZE_TEST: "for the model (INPUT.MIN_SIZE_TEST 0 keeps their size)"}
     if args.output:
         enlarged[MIN_SHORT_SIDE] = "in their pictures"
-    for side, where in enlarged.items():
-        if number := sum(n for x, n in summary.short_sides.items() if x < side):
+    for limit, where in enlarged.items():
+        if number := sum(n for side, n in done.short_sides.items() if side < limit):
             print(
-                f"{number} of {num_done} images have a short side below {side} pixels, the "
-                f"smallest of {min(summary.short_sides)}: they are enlarged {where}"
+                f"{number} of {total} images have a short side below {limit} pixels, the "
+                f"smallest of {min(done.short_sides)}: they are enlarged {where}"
             )
-    if args.output and summary.best_score is not None and summary.best_score < threshold:
+    if args.output and -math.inf < done.best_score < threshold:
         print(
             f"No detection has a score of {threshold:g}, and none is drawn; the best has "
-            f"{summary.best_score:.2g}. --score-threshold lowers the limit"
+            f"{done.best_score:.2g}. --score-threshold lowers the limit"
         )
-    for written in filter(None, (args.output if num_done else None, args.json)):
+    for written in filter(None, (args.output if total else None, args.json)):
         print(f"Wrote {written}")
-    if summary.unreadable:
-        print(f"{len(summary.unreadable)} of {len(sources)} inputs could not be read:")
-        print("\n".join(f"  {label}" for label in summary.unreadable))
-    if summary.is_stopped and args.camera is None:
-        print(f"Stopped: the rest of {len(sources)} inputs is left out")
-        return INTERRUPTED
-    return 1 if summary.unreadable else 0

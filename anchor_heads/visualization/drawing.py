@@ -150,11 +150,7 @@ def ground_truth_beside_detections(
 
     Args: see :func:`draw_ground_truth`, :func:`draw_detections` and :func:`lowered_threshold`.
     """
-    threshold, caption = lowered_threshold(instances, score_threshold)
-    panels = [
-        Panel(draw_ground_truth(image, ground_truth, metadata), "Ground truth"),
-        Panel(draw_detections(image, instances, metadata, threshold), caption),
-    ]
+    panels = _ground_truth_and_detections(image, ground_truth, instances, metadata, score_threshold)
     return draw_panels(panels, columns=2)
 
 
@@ -176,12 +172,16 @@ def picture_of_data_set(
         image = read_record_image(record)
         output = predictor(image)
         instances = output["instances"] if "instances" in output else output["proposals"]
-        threshold, caption = lowered_threshold(instances, score_threshold)
-        panels += [
-            Panel(draw_ground_truth(image, record, metadata), "Ground truth"),
-            Panel(draw_detections(image, instances, metadata, threshold), caption),
-        ]
+        panels += _ground_truth_and_detections(image, record, instances, metadata, score_threshold)
     return draw_panels(panels, columns=4)
+
+
+def _ground_truth_and_detections(image, ground_truth, instances, metadata, score_threshold):
+    threshold, caption = lowered_threshold(instances, score_threshold)
+    return [
+        Panel(draw_ground_truth(image, ground_truth, metadata), "Ground truth"),
+        Panel(draw_detections(image, instances, metadata, threshold), caption),
+    ]
 
 
 def draw_panels(panels: Sequence[Panel], columns: int) -> np.ndarray:
