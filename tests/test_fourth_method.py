@@ -30,7 +30,7 @@ def run(command, *command_line):
 def test_every_command(model, tmp_path, capsys):
     name, config, weights = model
     out = tmp_path / "out"
-    run("compare", *config, *weights, "--output-dir", out, "--images", 3, "--pictures", 1)
+    run("compare", *config, *weights, "--output", out, "--images", 3, "--pictures", 1)
     (compared,) = json.loads((out / "comparison.json").read_text())["models"]
     assert compared["anchors_per_image"]["all"] > 100 and compared["best_iou"]["all"]["mean"] > 0.2
     assert (
@@ -58,5 +58,5 @@ def test_every_command(model, tmp_path, capsys):
         assert {"whole", "backbone", "head"} <= set(measured["seconds"])
     assert "assignment and loss" in measured["seconds"]
 
-    run("visualize", *config, *weights, tmp_path / name / "0.png", "--output-dir", out / "pictures")
+    run("visualize", *config, *weights, tmp_path / name / "0.png", "--output", out / "pictures")
     assert list((out / "pictures").iterdir())

@@ -35,6 +35,13 @@ def environment(device: torch.device) -> dict:
     }
 
 
+def device_name(machine: dict) -> str:
+    """What times were measured on, from :func:`environment`."""
+    if machine["device"] == "cpu":
+        return f"{machine['threads']} thread(s) of {machine['cpu']}"
+    return machine["device"]
+
+
 def model_names(config_files: Sequence[str]) -> list[str]:
     """Short and unique names of models.
 

@@ -130,6 +130,26 @@ def _is_exported(args: argparse.Namespace) -> bool:
     return args.takes_exported and is_exported(args.weights)
 
 
+def add_output(parser: argparse.ArgumentParser, kind: str, help: str = "", **kwargs) -> None:
+    """Add ``--output``, and ``--force``.
+
+    Args:
+        parser (ArgumentParser): gets the arguments.
+        kind (str): "FILE" or "FOLDER".
+        help (str): what is written, if not all results.
+        **kwargs: "default" or "required", as in ``add_argument``.
+    """
+    help = help or f"{kind.lower()} to write"
+    if "default" in kwargs:
+        help += " (default: %(default)s)"
+    parser.add_argument("--output", metavar=kind, help=help, **kwargs)
+    # The option's name in earlier versions.
+    parser.add_argument(
+        "--output-dir", dest="output", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    add_force(parser)
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 

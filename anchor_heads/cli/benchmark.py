@@ -13,10 +13,10 @@ detectors. The parts, and how random weights, locations and objects stand for re
 documented in anchor_heads/analysis/benchmark/__init__.py. Close all other programs first.
 """
 
-import argparse
 import itertools
 import json
 
+import numpy as np
 import torch
 
 from anchor_heads.analysis.benchmark.measure import RUNTIMES, measure
@@ -25,15 +25,12 @@ from anchor_heads.analysis.benchmark.workload import Workload
 from anchor_heads.analysis.reports import environment, model_names
 from anchor_heads.cli.arguments import (
     add_config,
-    add_force,
+    add_output,
     add_weights,
     check_outputs,
     load_configs,
     open_output,
 )
-
-TASKS = ("inference", "training")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser):
@@ -44,47 +41,32 @@ def add_arguments(parser):
 
     add_config(parser, several=True)
     add_weights(parser, nargs="+", help="checkpoint of each model (default: random weights)")
-    parser.add_argument(
-        "--image-size", type=positive, nargs=2, default=[800, 1216], metavar=("H", "W")
-    )
-    add_list("--task", ["inference"], "what is measured", choices=TASKS)
-    add_list("--batch-size", [1], "images, in inference", type=positive)
-    add_list("--train-batch-size", [1], "images, in training", type=positive)
-    add_list("--dtype", ["float32"], "other than float32 by autocast", choices=DTYPES)
-    add_list(
-        "--kept",
-        [0.02, 0.1, 0.5],
-        "in inference, the shares of the locations kept by models that predict them",
-        type=share,
-    )
-    add_list("--objects", [10, 100, 500], "in each image that is trained on", type=count)
+    add_output(parser, "FILE", help="JSON file for the results of each turn")
+    parser.add_argument("--image-size", type=int, nargs=2, default=[800, 1216], metavar=("H", "W"))
+    add_list("--task", ["inference"], "what is measured", choices=("inference", "training"))
+    add_list("--batch-size", [1], "images, in inference", type=int)
+    add_list("--train-batch-size", [1], "images, in training", type=int)
+    dtypes = ("float32", "bfloat16", "float16")
+    add_list("--dtype", ["float32"], "other than float32 by autocast", choices=dtypes)
+    kept = "in inference, the shares of the locations kept by models that predict them"
+    add_list("--kept", [0.02, 0.1, 0.5], kept, type=float)
+    add_list("--objects", [10, 100, 500], "in each image that is trained on", type=int)
     add_list("--runtime", [], "for inference besides eager PyTorch", choices=sorted(RUNTIMES))
-    parser.add_argument("--repeats", type=positive, default=5, help="turns (default: %(default)s)")
-    parser.add_argument("--threads", type=positive, default=2, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--output", metavar="FILE", help="JSON file for the results of each turn")
-    add_force(parser)
 
 
-def share(text):
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share: it must be in (0, 1]")
-    return value
-
-
-def positive(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
-
-
-def count(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no number of objects")
-    return value
+def check_numbers(args):
+    """
+    Raises:
+        ValueError: if one is out of its range.
+    """
+    for name in ("image_size", "batch_size", "train_batch_size", "repeats", "threads"):
+        if np.min(getattr(args, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+    if min(args.objects) < 0 or min(args.kept) <= 0 or max(args.kept) > 1:
+        raise ValueError("--objects must be at least 0, and --kept shares in (0, 1]")
 
 
 def workloads(args) -> list[Workload]:
@@ -101,6 +83,7 @@ def workloads(args) -> list[Workload]:
 
 
 def run(args):
+    check_numbers(args)
     if args.output:
         check_outputs([args.output], args.weights or [], args.force)
     cfgs = load_configs(args)

@@ -5,19 +5,27 @@
     anchor-heads compare --config-file output/a/config.yaml output/b/config.yaml \\
         --weights output/a/model_final.pth output/b/model_final.pth DATASETS.TEST '("cells_val",)'
 
-Writes comparison.json, comparison.md and comparison.html; the last two explain the numbers. It can
-be stopped: the same command then goes on with the next image.
+Writes comparison.json, and comparison.html, which explains the numbers. It can be stopped: the same
+command then continues with the next image.
 """
 
-from anchor_heads.analysis.comparison.run import compare
+from pathlib import Path
+
+from anchor_heads.analysis.comparison.run import compare, overview
 from anchor_heads.analysis.reports import model_names
-from anchor_heads.cli.arguments import add_config, add_weights, load_configs
+from anchor_heads.cli.arguments import (
+    add_config,
+    add_output,
+    add_weights,
+    check_outputs,
+    load_configs,
+)
 
 
 def add_arguments(parser):
     add_config(parser, several=True)
     add_weights(parser, nargs="+", help="checkpoint of each model (default: its MODEL.WEIGHTS)")
-    parser.add_argument("--output-dir", default="output/comparison", help="(default: %(default)s)")
+    add_output(parser, "FOLDER", default="output/comparison")
     parser.add_argument("--images", type=int, help="only the first so many (default: all)")
     parser.add_argument(
         "--pictures",
@@ -30,12 +38,13 @@ def add_arguments(parser):
 def run(args):
     if args.images is not None and args.images < 1 or args.pictures < 0:
         raise ValueError("--images must be at least 1, and --pictures at least 0")
-    cfgs = load_configs(args)
-    named = dict(zip(model_names(args.config_file), cfgs, strict=True))
+    outputs = [Path(args.output, f"comparison.{kind}") for kind in ("json", "html")]
+    check_outputs(outputs, args.weights or [], args.force)
+    named = dict(zip(model_names(args.config_file), load_configs(args), strict=True))
     try:
-        written = compare(named, args.output_dir, args.images, args.pictures)
+        report = compare(named, args.output, args.images, args.pictures)
     except KeyboardInterrupt:
-        print(f"\nStopped. Run the same command to go on with what is in {args.output_dir}.")
+        print(f"\nStopped. Run the same command to continue with what is in {args.output}.")
         raise
-    print(written["md"].read_text())
-    print("Wrote " + ", ".join(str(path) for path in written.values()))
+    print(overview(report["models"]))
+    print("Wrote " + ", ".join(map(str, outputs)))

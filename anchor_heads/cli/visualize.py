@@ -15,7 +15,7 @@ the model's own detections or best proposals.
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.cli.arguments import (
     add_config,
-    add_force,
+    add_output,
     add_weights,
     check_outputs,
     load_config,
@@ -32,14 +32,7 @@ from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 def add_arguments(parser):
     add_config(parser, "IMAGE")
     add_weights(parser)
-    parser.add_argument(
-        "--output-dir",
-        "--output",
-        default="output/anchors",
-        metavar="FOLDER",
-        help="(default: %(default)s)",
-    )
-    add_force(parser)
+    add_output(parser, "FOLDER", default="output/anchors")
     parser.add_argument(
         "--score-threshold",
         type=float,
@@ -52,8 +45,8 @@ def run(args):
     if not args.inputs:
         raise ValueError("name at least one IMAGE")
     cfg = load_config(args)
-    images = [x for x in find_sources(args.inputs, args.output_dir) if not x.is_video]
-    outputs = picture_files(images, args.output_dir, ending="_anchors.png")
+    images = [x for x in find_sources(args.inputs, args.output) if not x.is_video]
+    outputs = picture_files(images, args.output, ending="_anchors.png")
     read = [args.weights, *(image.label for image in images)]
     check_outputs(list(outputs.values()), filter(None, read), args.force)
     records = ImageRecords(cfg)

@@ -46,6 +46,25 @@ def pairwise_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slic
         yield chunk, _iou(objects[chunk], anchors)
 
 
+def best_anchors(objects: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """The anchor that overlaps each object most.
+
+    Args:
+        objects (Tensor): (M, 4) boxes.
+        anchors (Tensor): (R, 4) boxes; R may be 0.
+
+    Returns:
+        Tensor: (M,) their IoU; 0 if there are no anchors.
+        Tensor: (M,) indices of the anchors; undefined if there are none.
+    """
+    iou = anchors.new_zeros(len(objects))
+    indices = torch.zeros(len(objects), dtype=torch.int64, device=anchors.device)
+    if len(anchors):
+        for chunk, overlaps in pairwise_iou_chunks(objects, anchors):
+            iou[chunk], indices[chunk] = overlaps.max(dim=1)
+    return iou, indices
+
+
 def chunks(count: int, entries: int, device: torch.device) -> Iterator[slice]:
     """Parts of ``count`` rows of so many entries each, small enough to work on at a time."""
     step = _chunk_rows(entries, device)

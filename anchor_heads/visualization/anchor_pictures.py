@@ -189,11 +189,6 @@ def draw_anchors(
     return picture
 
 
-def color_bar(width: int, height: int) -> np.ndarray:
-    """The colours from score or probability 0 to the highest, from left to right."""
-    return np.tile(_colors(np.linspace(0, 1, width), 1.0), (height, 1, 1))
-
-
 def _rectangle(image, box, scale, color, thickness) -> None:
     # Predicted boxes may be larger than OpenCV can count. A box ends where its last pixel ends.
     corners = (box.reshape(2, 2) * scale).clip(-_OUTSIDE, max(image.shape) + _OUTSIDE)

@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation.strategy import LocationMap, get_anchor_strategy
+from anchor_heads.modeling.matching import best_anchors
 
 # Anchors that are shown of a method that predicts where anchors are.
 MAX_ANCHORS = 100
@@ -52,13 +53,10 @@ def inspect_anchors(model: nn.Module, image: Tensor, objects: Instances) -> Insp
         TypeError: see :func:`get_anchor_strategy`.
         ValueError: if an object is of a class that the model does not know.
     """
-    strategy = get_anchor_strategy(model)
-    images = strategy.preprocess(image)
-    features = strategy.features(images)
-    predictions = strategy.head(features)
+    strategy, features, predictions = _predict(model, image)
     image_size = tuple(image.shape[1:])
     assignment = strategy.assignments(
-        features, predictions, image_size, objects.to(images.tensor.device)
+        features, predictions, image_size, objects.to(features[0].device)
     )[-1]
     if strategy.predicts_locations:
         return _most_likely(strategy.level_anchors(features, predictions, image_size), image_size)
@@ -70,6 +68,29 @@ def inspect_anchors(model: nn.Module, image: Tensor, objects: Instances) -> Insp
         assignment.score_name,
         f"{counts}, those that learn an object: {assignment.rule}",
     )
+
+
+@torch.no_grad()
+def inspect_best_anchors(model: nn.Module, image: Tensor, objects: Instances) -> InspectedAnchors:
+    """The anchor that overlaps each object most, by whatever rule the model learns.
+
+    Args: see :func:`inspect_anchors`; there must be an object.
+    """
+    strategy, *predicted = _predict(model, image)
+    image_size = tuple(image.shape[1:])
+    anchors = torch.cat([x.boxes for x in strategy.level_anchors(*predicted, image_size)])
+    iou, indices = best_anchors(objects.gt_boxes.tensor.to(anchors.device), anchors)
+    caption = f"The anchor with the highest IoU with each object; the mean IoU is {iou.mean():.2f}"
+    if not len(anchors):
+        iou, indices = iou[:0], indices[:0]
+    return InspectedAnchors(image_size, anchors[indices], iou, "IoU", caption)
+
+
+def _predict(model, image):
+    """The model's strategy, its features of an image, and what its head predicts for them."""
+    strategy = get_anchor_strategy(model)
+    features = strategy.features(strategy.preprocess(image))
+    return strategy, features, strategy.head(features)
 
 
 def _most_likely(levels, image_size) -> InspectedAnchors:

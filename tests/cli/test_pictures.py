@@ -30,7 +30,7 @@ def test_visualize_writes_a_picture_per_image(tmp_path, command):
     shutil.copy(tmp_path / "0.png", tmp_path / "copies/0.png")
     images = [tmp_path / "0.png", tmp_path / "1.png", tmp_path / "copies/0.png"]
     output = tmp_path / "pictures"
-    options = ["--weights", tmp_path / "model.pth", "--output-dir", output]
+    options = ["--weights", tmp_path / "model.pth", "--output", output]
     overrides = ["MODEL.GUIDED_ANCHOR.LOCATION_THRESH", 0.5]
     code, said, _ = command("visualize", config, *options, *images, *overrides)
     assert code == 0
@@ -55,7 +55,7 @@ def test_visualize_names_what_it_cannot_read(tmp_path, command):
     code, _, said = command("visualize", config, "--weights", weights, "SEED", 3)
     assert (code, said) == (2, "anchor-heads visualize: error: name at least one IMAGE\n")
 
-    options = ["--output-dir", tmp_path / "pictures"]
+    options = ["--output", tmp_path / "pictures"]
     image.write_bytes(image.read_bytes()[:100])
     for file in (image, tmp_path / "annotations.json"):
         code, _, said = command("visualize", config, "--weights", weights, file, *options)
@@ -66,7 +66,7 @@ def test_visualize_says_that_there_are_no_anchors(tmp_path, command):
     overrides = ["MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"]
     config = write_model(tmp_path, "GeneralizedRCNN", overrides)
     options = ["--weights", tmp_path / "model.pth", tmp_path / "0.png"]
-    options += ["--output-dir", tmp_path / "pictures"]
+    options += ["--output", tmp_path / "pictures"]
     code, _, said = command("visualize", config, *options)
     assert code == 2 and "needs precomputed proposals" in said
     assert not (tmp_path / "pictures").exists()

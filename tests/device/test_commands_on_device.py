@@ -26,7 +26,7 @@ def test_commands_on_a_device(device, tmp_path, model):
     run("eval", *options, *on_device, *extra, "OUTPUT_DIR", tmp_path / "eval")
     assert (tmp_path / "eval/inference/coco_instances_results.json").exists()
 
-    run("visualize", *options, "--output-dir", tmp_path / "anchors", tmp_path / "0.png", *on_device)
+    run("visualize", *options, "--output", tmp_path / "anchors", tmp_path / "0.png", *on_device)
     assert (tmp_path / "anchors/0_anchors.png").exists()
 
     if device != simulated_device.NAME:  # whose tensors cannot be copied by copy.deepcopy

@@ -25,7 +25,11 @@ def test_chunks_together_are_the_iou_matrix(monkeypatch, entries):
         assert len(iou) == 1 or iou.numel() <= entries
         assert len(objects[chunk]) == len(iou)
         rows.append(iou)
-    torch.testing.assert_close(torch.cat(rows), pairwise_iou(Boxes(objects), Boxes(anchors)))
+    expected = pairwise_iou(Boxes(objects), Boxes(anchors))
+    torch.testing.assert_close(torch.cat(rows), expected)
+    best, indices = matching.best_anchors(objects, anchors)
+    torch.testing.assert_close(best, expected.amax(dim=1))
+    assert torch.equal(indices, expected.argmax(dim=1))
 
 
 def test_nothing_to_match_gives_no_chunk():

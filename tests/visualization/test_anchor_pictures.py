@@ -6,7 +6,8 @@ import torch
 from detectron2.data import Metadata
 from detectron2.data.transforms import ResizeTransform
 from detectron2.engine import DefaultPredictor
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from tiny_run import write_config
 
 from anchor_heads import get_cfg
@@ -21,7 +22,7 @@ from anchor_heads.visualization.anchor_pictures import (
     stand_in_objects,
 )
 from anchor_heads.visualization.drawing import draw_panels
-from anchor_heads.visualization.inspected_anchors import InspectedAnchors
+from anchor_heads.visualization.inspected_anchors import InspectedAnchors, inspect_best_anchors
 
 METADATA = Metadata(name="anchor_pictures_test", thing_classes=["cat", "dog"])
 CYAN = (255, 255, 0)
@@ -193,6 +194,20 @@ def test_location_maps_say_how_much_they_keep(tmp_path, panels):
         assert panel.caption.startswith(f"Location {level}: at most 0.0")
         assert panel.legend == "probability"
     assert len({panel.highest for panel in maps}) == 1  # one colour scale
+
+
+@pytest.mark.parametrize("threshold, number", [(0.0, 2), (1.0, 0)])
+def test_the_best_anchor_of_each_object_is_shown(tmp_path, threshold, number):
+    cfg = get_cfg()
+    overrides = ["MODEL.GUIDED_ANCHOR.LOCATION_THRESH", threshold]
+    cfg.merge_from_file(write_config(tmp_path, "GuidedAnchorRetinaNet", overrides))
+    objects = boxes([0, 0, 20, 10], [30, 30, 45, 45])
+    objects = Instances((48, 64), gt_boxes=objects)
+    shown = inspect_best_anchors(build_model(cfg).eval(), torch.zeros(3, 48, 64), objects)
+    assert len(shown.boxes) == len(shown.scores) == number and shown.image_size == (48, 64)
+    iou = pairwise_iou(objects.gt_boxes, Boxes(shown.boxes))
+    torch.testing.assert_close(shown.scores, iou.diagonal())
+    assert f"the mean IoU is {shown.scores.sum() / 2:.2f}" in shown.caption
 
 
 def test_the_model_gets_the_channels_that_it_wants(tmp_path):

@@ -1,8 +1,8 @@
-"""Time and memory of models beside those of others, and of their parts.
+"""Time and memory of models beside those of others.
 
 - ``workload``: what the models do: predict on a batch, or take a training step.
-- ``parts``: running a model while its parts are told apart.
-- ``memory``: the most memory that a run and its parts need.
+- ``parts``: the time of each part of it.
+- ``memory``: the most memory that it needs.
 - ``measure``: models in turn, and the ratios between them.
 - ``report``: the tables.
 
@@ -17,7 +17,7 @@ the input is then scaled until the features of the first level have the deviatio
 its threshold of 0.05.) Still, the detections are not those of a trained model: RetinaNet's scores
 stay at their prior probability 0.01, so that nothing is decoded or suppressed; RPN suppresses among
 its usual number of candidates, but arbitrary ones. Predicted shapes stay close to the squares, and
-boxes close to the anchors. The results say how many boxes came out.
+boxes close to the anchors.
 
 A model that keeps some locations only, by a prediction, keeps a given share of them, in blobs.
 """

@@ -1,4 +1,4 @@
-"""Running a model while its parts are told apart.
+"""The time of each part of a model.
 
 Parts of parts have names like "head: anchor prediction": before the colon stands the part.
 """
@@ -6,7 +6,6 @@ Parts of parts have names like "head: anchor prediction": before the colon stand
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -20,40 +19,36 @@ from anchor_heads.anchor_generation.strategy import Part, get_anchor_strategy
 OTHER = "other"
 
 
-class Meter(Protocol):
-    """Measures what happens from one change of the part at work to the next."""
-
-    def switch(self, part: str) -> str:
-        """Another part is at work from here on. Returns the one that was."""
-
-
 class Stopwatch:
-    """The time of each part, in :attr:`seconds`."""
+    """The time of each part, and of each part of a part, in :attr:`seconds`."""
 
     def __init__(self):
         self.seconds = Counter()
         self._part, self._since = OTHER, timer()
 
     def switch(self, part: str) -> str:
-        self.seconds[self._part] += timer() - self._since
+        """Another part is at work from here on. Returns the one that was."""
+        passed = timer() - self._since
+        for name in dict.fromkeys([self._part.split(":")[0], self._part]):
+            self.seconds[name] += passed
         before, self._part = self._part, part
         self._since = timer()
         return before
 
 
-def run_by_part(model: nn.Module, batch: list[dict], dtype: str, meter: Meter) -> None:
-    """Do what :func:`run` does, and let a meter know which part is at work.
+def seconds_by_part(model: nn.Module, batch: list[dict], dtype: str) -> dict[str, float]:
+    """Do what :func:`run` does, and time each part.
 
     In train mode the graph is cut behind every part, so that each has a backward pass of its own;
-    the gradients are the same.
+    the gradients are the same. Parts of a part come behind it, and "other" comes last.
     """
-    graphs = []
+    stopwatch, graphs = Stopwatch(), []
 
     def watched(part: str, function: Callable) -> Callable:
         def call(*args, **kwargs):
-            before = meter.switch(part)
+            before = stopwatch.switch(part)
             output = function(*args, **kwargs)
-            meter.switch(before)
+            stopwatch.switch(before)
             output, cuts = _cut(output)
             graphs.append((part, cuts))
             return output
@@ -65,16 +60,16 @@ def run_by_part(model: nn.Module, batch: list[dict], dtype: str, meter: Meter) -
         output = forward(model, batch, dtype)
     if model.training:
         sum(output.values()).backward()
-        while graphs:
-            part, cuts = graphs.pop()
-            pairs = [(x, leaf.grad) for x, leaf in cuts if leaf.grad is not None]
-            cuts.clear()
-            if pairs:
-                meter.switch(f"{part.split(':')[0]}: backward")
-                torch.autograd.backward(*zip(*pairs, strict=True))
-                del pairs  # while the meter sees it
-                meter.switch(OTHER)
-    meter.switch(OTHER)
+    while graphs:
+        part, cuts = graphs.pop()
+        if pairs := [(x, leaf.grad) for x, leaf in cuts if leaf.grad is not None]:
+            stopwatch.switch(f"{part.split(':')[0]}: backward")
+            torch.autograd.backward(*zip(*pairs, strict=True))
+            stopwatch.switch(OTHER)
+    stopwatch.switch(OTHER)
+    first = {name: i for i, name in enumerate(stopwatch.seconds)}
+    names = sorted(first, key=lambda name: (name == OTHER, first[name.split(":")[0]]))
+    return {name: stopwatch.seconds[name] for name in names}
 
 
 def _parts(model) -> list[Part]:

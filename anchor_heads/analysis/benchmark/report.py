@@ -3,7 +3,7 @@
 import statistics
 
 from anchor_heads.analysis.benchmark.measure import WHOLE
-from anchor_heads.analysis.reports import markdown_table
+from anchor_heads.analysis.reports import device_name, markdown_table
 
 
 def describe(report: dict) -> str:
@@ -14,15 +14,13 @@ def describe(report: dict) -> str:
             :func:`anchor_heads.analysis.benchmark.measure.measure`) and the entries of
             :func:`anchor_heads.analysis.reports.environment`.
     """
-    device = report["device"]
-    if device == "cpu":
-        device = f"{report['threads']} thread(s) of {report['cpu']}"
     origin = (
-        f"`{report['command']}`: medians of {report['repeats']} turns, {device}, torch "
-        f"{report['torch']}, {report['date'][:10]}."
+        f"`{report['command']}`: medians of {report['repeats']} turns, {device_name(report)}, "
+        f"torch {report['torch']}, {report['date'][:10]}."
     )
-    tables = [f"{describe_workload(run)}:\n\n{table(run)}" for run in report["runs"]]
-    return "\n\n".join([origin, *tables])
+    return "\n\n".join(
+        [origin, *(f"{describe_workload(x)}:\n\n{table(x)}" for x in report["runs"])]
+    )
 
 
 def describe_workload(run: dict) -> str:
@@ -37,27 +35,19 @@ def describe_workload(run: dict) -> str:
 
 def table(run: dict) -> str:
     """Times, ratios to the baseline and memory: a row per model and part."""
-    baselines = {model["baseline"] for model in run["models"].values()}
-    ratio = f"/ {baselines.pop()}" if len(baselines) == 1 else "/ baseline"
-    headers = ["model", "part", "ms", f"{ratio} (quartiles)", "MB"]
+    first, *others = {model["baseline"] for model in run["models"].values()}
+    headers = ["model", "part", "ms", f"/ {'baseline' if others else first} (quartiles)", "MB"]
     rows = []
     for name, model in run["models"].items():
         for part, turns in model["seconds"].items():
-            memory = model.get("peak_memory", {}).get(part)
+            ratio, memory = model["ratios"].get(part), model.get("peak_memory", {}).get(part)
             rows.append(
                 [
                     name if part == WHOLE else "",
                     part,
                     f"{1000 * statistics.median(turns):.1f}",
-                    _ratio(model["ratios"].get(part)),
-                    "" if memory is None else f"{memory / 1e6:.0f}",
+                    "{1:.3f} ({0:.3f} to {2:.3f})".format(*ratio) if ratio else "",
+                    f"{memory / 1e6:.0f}" if memory else "",
                 ]
             )
     return markdown_table(headers, rows, text_columns=2)
-
-
-def _ratio(quartiles) -> str:
-    if quartiles is None:
-        return ""
-    low, median, high = quartiles
-    return f"{median:.3f} ({low:.3f} to {high:.3f})"

@@ -52,8 +52,7 @@ def make_objects(image_size: tuple[int, int], number: int, num_classes: int) -> 
     "gt_classes"."""
     generator = torch.Generator().manual_seed(0)
     sides = torch.empty(number, 2).uniform_(*LOG_SIDES, generator=generator).exp()
-    height, width = image_size
-    centers = torch.rand(number, 2, generator=generator) * torch.tensor([width, height])
+    centers = torch.rand(number, 2, generator=generator) * torch.tensor(image_size[::-1])
     boxes = Boxes(torch.cat([centers - sides / 2, centers + sides / 2], dim=1))
     boxes.clip(image_size)
     classes = torch.randint(num_classes, (number,), generator=generator)
@@ -64,9 +63,8 @@ def make_batch(model: nn.Module, workload: Workload) -> list[dict]:
     """What a model takes, in Detectron2's format."""
     inputs = {"image": make_image(*workload.image_size)}
     if workload.training:
-        num_classes = get_anchor_strategy(model).num_classes
-        if isinstance(model, GeneralizedRCNN):
-            num_classes = model.roi_heads.num_classes
+        is_rcnn = isinstance(model, GeneralizedRCNN)
+        num_classes = (model.roi_heads if is_rcnn else get_anchor_strategy(model)).num_classes
         inputs["instances"] = make_objects(workload.image_size, workload.objects, num_classes)
     return [inputs] * workload.batch_size
 

@@ -1,36 +1,28 @@
-"""What one model does with one image, in numbers.
+"""What one model does with one image, in numbers."""
 
-Shape shorthand in this module:
-
-    G: number of objects of the image
-    R: number of anchors of the image, over all levels
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
-from types import SimpleNamespace
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.modeling import build_model
-from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
-from torch import Tensor
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch.utils.benchmark import timer  # waits for the GPU
 
-from anchor_heads.analysis.comparison.definitions import NMS_THRESHOLD, RANKS
-from anchor_heads.anchor_generation.strategy import LevelAnchors, get_anchor_strategy
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.evaluation.nms_recall import best_overlaps
 from anchor_heads.evaluation.proposal_recall import matched_overlaps
-from anchor_heads.modeling.matching import pairwise_iou_chunks
+from anchor_heads.modeling.matching import best_anchors
 from anchor_heads.modeling.one_stage import candidates_before_nms
+
+# The numbers of best boxes that recall is given for.
+RANKS = (10, 30, 100, 300, 1000)
+# Of NMS recall, as published.
+NMS_THRESHOLD = 0.5
 
 
 class AnnotatedImage(NamedTuple):
@@ -41,37 +33,23 @@ class AnnotatedImage(NamedTuple):
     objects: Instances
     """With "gt_boxes" and "gt_classes", in the frame of the original image, without crowds."""
 
+    @property
+    def id(self) -> int | str:
+        return self.record["image_id"]
+
 
 def annotated_images(dataset_name: str) -> list[AnnotatedImage]:
     """All images of a registered data set."""
-    return [_annotated_image(dict(record)) for record in DatasetCatalog.get(dataset_name)]
-
-
-def _annotated_image(record: dict) -> AnnotatedImage:
-    annotations = [x for x in record.pop("annotations", ()) if not x.get("iscrowd", 0)]
-    boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
-    objects = Instances(
-        (record["height"], record["width"]),
-        gt_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
-        gt_classes=torch.tensor([x["category_id"] for x in annotations], dtype=torch.int64),
-    )
-    return AnnotatedImage(record, objects[objects.gt_boxes.nonempty()])
-
-
-class Seen(NamedTuple):
-    """What a model has and finds in one image."""
-
-    seconds: float
-    levels: list[LevelAnchors]
-    found: dict[str, Boxes]
-    """By kind, the best first, in the frame of the original image."""
-    candidates: Instances | None
-    """Of a one-stage model: what NMS chooses from, in the frame of the original image."""
-
-    @property
-    def anchors(self) -> Tensor:
-        """(R, 4) of all levels, in pixels of the network's input."""
-        return torch.cat([x.boxes for x in self.levels])
+    images = []
+    for record in map(dict, DatasetCatalog.get(dataset_name)):
+        boxes_only = [
+            {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
+            for annotation in record.pop("annotations", ())
+            if not annotation.get("iscrowd", 0)
+        ]
+        objects = annotations_to_instances(boxes_only, (record["height"], record["width"]))
+        images.append(AnnotatedImage(record, objects[objects.gt_boxes.nonempty()]))
+    return images
 
 
 class ComparedModel:
@@ -111,38 +89,13 @@ class ComparedModel:
         Raises:
             OSError: if the file cannot be read.
         """
-        file = image.record["file_name"]
-        try:
-            return self._mapper(image.record)
-        except (OSError, SyntaxError) as error:  # the latter from broken PNG files
-            raise OSError(f"Cannot read the image {file}: {error}") from None
+        return self._mapper(image.record)
 
     @torch.no_grad()
-    def run(self, model_input: dict) -> Seen:
-        """Let the model find what it finds in what :meth:`load` returns."""
-        with _watched(self._strategy) as watched:
-            start = timer()
-            (output,) = self.model([model_input])
-            seconds = timer() - start - watched.seconds
-        image_size = tuple(model_input["image"].shape[1:])
-        levels = self._strategy.level_anchors(watched.features, watched.predictions, image_size)
-        found = {"anchors": _best_anchors(levels, model_input)}
-        if watched.proposals is not None:
-            found["proposals"] = _resized(watched.proposals, model_input).proposal_boxes
-        if "instances" in output:
-            found["detections"] = _best_first(output["instances"]).pred_boxes
-        candidates = None
-        if isinstance(self.model, DenseDetector):
-            images = self._strategy.preprocess(model_input["image"])
-            with candidates_before_nms(self.model):
-                (candidates,) = self.model.forward_inference(
-                    images, watched.features, watched.predictions
-                )
-            candidates = _resized(candidates, model_input)
-        return Seen(seconds, levels, found, candidates)
-
     def measure(self, image: AnnotatedImage) -> dict:
         """The numbers of one image, ready for JSON.
+
+        The model runs twice: as a whole, for the time, and by part, for what it passes on.
 
         Returns:
             dict: "image_id"; "seconds"; "levels", by name [anchors, locations, locations kept];
@@ -151,100 +104,56 @@ class ComparedModel:
             one-stage models its best IoU "before_nms" and "after_nms".
         """
         model_input = self.load(image)
-        seen = self.run(model_input)
-        gt = image.objects.gt_boxes.to(seen.anchors.device)
-        iou, _ = best_anchors(seen.anchors, to_input(gt, model_input).tensor)
+        start = timer()
+        (output,) = self.model([model_input])
+        seconds = timer() - start
+        levels, found, candidates = self._run_by_part(model_input)
+        if "instances" in output:
+            found["detections"] = output["instances"].pred_boxes
+        gt = image.objects.gt_boxes.to(self.model.device)
+        input_size = tuple(model_input["image"].shape[1:])
+        in_input = resized(gt, image.objects.image_size, input_size).tensor
+        iou, _ = best_anchors(in_input, torch.cat([x.boxes for x in levels]))
         objects = {"area": gt.area(), "best_iou": iou}
-        for kind, boxes in seen.found.items():
+        for kind, boxes in found.items():
             iou = pairwise_iou(boxes[: max(RANKS)], gt).cpu().numpy()
             objects |= {f"{kind}@{k}": matched_overlaps(iou[:k]) for k in RANKS}
-        if seen.candidates is not None:
-            overlaps = best_overlaps(gt, seen.candidates, [NMS_THRESHOLD])
+        if candidates is not None:
+            overlaps = best_overlaps(gt, candidates, [NMS_THRESHOLD])
             objects["before_nms"], objects["after_nms"] = overlaps.unbind(dim=1)
         return {
-            "image_id": image.record["image_id"],
-            "seconds": seen.seconds,
-            "levels": {x.level: [len(x.boxes), x.num_locations, x.num_kept] for x in seen.levels},
-            "objects": {name: _shortest(values) for name, values in objects.items()},
+            "image_id": image.id,
+            "seconds": seconds,
+            "levels": {x.level: [len(x.boxes), x.num_locations, x.num_kept] for x in levels},
+            "objects": {name: values.tolist() for name, values in objects.items()},
         }
 
-
-def best_anchors(anchors: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
-    """The anchor that overlaps each object most.
-
-    Args:
-        anchors (Tensor): (R, 4); R may be 0.
-        objects (Tensor): (G, 4) in the same frame.
-
-    Returns:
-        Tensor: (G,) their IoU; 0 if there are no anchors.
-        Tensor: (G,) indices of the anchors; undefined if there are none.
-    """
-    iou = anchors.new_zeros(len(objects))
-    indices = torch.zeros(len(objects), dtype=torch.int64, device=anchors.device)
-    if len(anchors):
-        for chunk, overlaps in pairwise_iou_chunks(objects, anchors):
-            iou[chunk], indices[chunk] = overlaps.max(dim=1)
-    return iou, indices
-
-
-@contextmanager
-def _watched(strategy) -> Iterator[SimpleNamespace]:
-    """While the model runs: ``features`` and ``predictions``, input and output of the head of its
-    anchors, and ``proposals``, Instances of its proposal generator or None. What the model goes on
-    to change in place is copied; copying the predictions took ``seconds``."""
-    seen = SimpleNamespace(proposals=None)
-
-    def watch_head(module, arguments, output):
-        start = timer()
-        (seen.features,), seen.predictions = arguments, deepcopy(output)
-        seen.seconds = timer() - start
-
-    def watch_proposals(module, arguments, output):
-        (proposals,), _ = output
-        seen.proposals = Instances(
-            proposals.image_size,
-            proposal_boxes=proposals.proposal_boxes.clone(),
-            objectness_logits=proposals.objectness_logits,
-        )
-
-    hooks = [strategy.head.register_forward_hook(watch_head)]
-    if not strategy.one_stage:
-        hooks.append(strategy.owner.register_forward_hook(watch_proposals))
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def _run_by_part(self, model_input):
+        """The anchors of each level; the best anchors and proposals by kind; what NMS chooses from,
+        or None. The latter two are in the frame of the original image."""
+        strategy, image_size = self._strategy, tuple(model_input["image"].shape[1:])
+        original_size = model_input["height"], model_input["width"]
+        images = strategy.preprocess(model_input["image"])
+        features = self.model.backbone(images.tensor)
+        head_features = [features[name] for name in strategy.in_features]
+        predictions = strategy.head(head_features)
+        # First, since RetinaNet changes its predictions in place.
+        levels = strategy.level_anchors(head_features, predictions, image_size)
+        scores = torch.cat([x.scores for x in levels])
+        best = scores.topk(min(max(RANKS), len(scores))).indices
+        anchors = Boxes(torch.cat([x.boxes for x in levels])[best])
+        found = {"anchors": resized(anchors, image_size, original_size)}
+        if strategy.one_stage:
+            with candidates_before_nms(self.model):
+                (candidates,) = self.model.forward_inference(images, head_features, predictions)
+            return levels, found, detector_postprocess(candidates, *original_size)
+        (proposals,), _ = strategy.owner(images, features)
+        found["proposals"] = detector_postprocess(proposals, *original_size).proposal_boxes
+        return levels, found, None
 
 
-def _best_anchors(levels, model_input) -> Boxes:
-    scores = torch.cat([x.scores for x in levels])
-    best = scores.topk(min(max(RANKS), len(scores))).indices
-    anchors = Boxes(torch.cat([x.boxes for x in levels])[best])
-    height, width = model_input["image"].shape[1:]
-    anchors.scale(model_input["width"] / width, model_input["height"] / height)
-    return anchors
-
-
-def _best_first(instances: Instances) -> Instances:
-    return instances[instances.scores.argsort(descending=True, stable=True)]
-
-
-def _resized(instances: Instances, model_input: dict) -> Instances:
-    """From the frame of the network's input to that of the original image, as the model does."""
-    return detector_postprocess(instances, model_input["height"], model_input["width"])
-
-
-def to_input(boxes: Boxes, model_input: dict) -> Boxes:
-    """From the frame of the original image to that of the network's input."""
-    height, width = model_input["image"].shape[1:]
+def resized(boxes: Boxes, size: tuple[int, int], new_size: tuple[int, int]) -> Boxes:
+    """Boxes of an image of one height and width, in the frame of another."""
     boxes = boxes.clone()
-    boxes.scale(width / model_input["width"], height / model_input["height"])
+    boxes.scale(new_size[1] / size[1], new_size[0] / size[0])
     return boxes
-
-
-def _shortest(values: Tensor | np.ndarray) -> list[float]:
-    """The shortest decimals that are read as these float32."""
-    values = values.cpu().numpy() if isinstance(values, Tensor) else values
-    return [float(str(x)) for x in values.astype(np.float32)]

@@ -1,7 +1,9 @@
-"""A comparison from beginning to end, which can be stopped and resumed."""
+"""A comparison from beginning to end; one that was stopped continues."""
 
+import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,13 +15,10 @@ from anchor_heads.analysis.comparison.measure import (
     ComparedModel,
     annotated_images,
 )
-from anchor_heads.analysis.comparison.page import html_page
-from anchor_heads.analysis.comparison.pictures import pictures_of
-from anchor_heads.analysis.comparison.store import Measurements, fingerprint
+from anchor_heads.analysis.comparison.page import draw_pictures, html_page
 from anchor_heads.analysis.comparison.summary import describe_objects, summarize
-from anchor_heads.analysis.comparison.tables import markdown_report
 from anchor_heads.analysis.model_analysis import Counts, analyze_model
-from anchor_heads.analysis.reports import environment
+from anchor_heads.analysis.reports import environment, markdown_table
 from anchor_heads.checkpoint.files import open_and_rename
 from anchor_heads.data.checks import check_datasets
 
@@ -29,10 +28,10 @@ def compare(
     output_dir: str,
     num_images: int | None = None,
     num_pictures: int = 4,
-) -> dict[str, Path]:
-    """Compare models on the images of their test set.
+) -> dict:
+    """Compare models on the images of their test set, and write comparison.json and .html.
 
-    What is measured is kept in ``output_dir/measured``; the same call resumes from there.
+    What is measured is kept in ``output_dir/measured``; the same call continues from there.
 
     Args:
         cfgs (dict[str, CfgNode]): the models' configs by name; all have the same test set.
@@ -41,7 +40,7 @@ def compare(
         num_pictures (int): how many images the page shows.
 
     Returns:
-        dict[str, Path]: what was written, by kind: "json", "md" and "html".
+        dict: the content of comparison.json.
 
     Raises:
         ValueError: if the configs have no test set in common, or it has no objects.
@@ -60,61 +59,82 @@ def compare(
         )
     models = [ComparedModel(name, cfg) for name, cfg in cfgs.items()]
     machine = environment(torch.device(models[0].cfg.MODEL.DEVICE))
-    conditions = {key: value for key, value in machine.items() if key != "date"}
     folder = Path(output_dir, "measured")
-    names = [f"{x.name}-{fingerprint(x.cfg, data_set, conditions)}" for x in models]
-    stores = [Measurements(folder / f"{name}.jsonl") for name in names]
-    _measure_images(models, images, stores)
-
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{x.name}-{fingerprint(x.cfg, data_set, machine)}.jsonl" for x in models]
+    results = _measure_images(models, images, paths)
     report = {
         **machine,
         "data_set": {"name": data_set_name, **describe_objects(images)},
         "models": [
-            {**_describe(model, images[0]), **summarize(store, images)}
-            for model, store in zip(models, stores, strict=True)
+            {**_describe(model, images[0]), **summarize([measured[x.id] for x in images])}
+            for model, measured in zip(models, results, strict=True)
         ],
     }
     contents = {
         "json": json.dumps(report, indent=1) + "\n",
-        "md": markdown_report(report),
-        "html": html_page(report, pictures_of(models, images, num_pictures)),
+        "html": html_page(report, draw_pictures(models, images, num_pictures)),
     }
-    paths = {kind: Path(output_dir, f"comparison.{kind}") for kind in contents}
     for kind, text in contents.items():
-        with open_and_rename(str(paths[kind]), "w", encoding="utf-8") as file:
+        with open_and_rename(f"{output_dir}/comparison.{kind}", "w", encoding="utf-8") as file:
             file.write(text)
-    return paths
+    return report
 
 
 def _common_test_set(cfgs: dict[str, CfgNode]) -> str:
     """The one data set in ``DATASETS.TEST`` of all configs."""
-    test_sets = {name: tuple(cfg.DATASETS.TEST) for name, cfg in cfgs.items()}
-    first = next(iter(test_sets.values()))
-    if len(first) != 1 or set(test_sets.values()) != {first}:
-        found = ", ".join(f"{names} of {model}" for model, names in test_sets.items())
+    first, *others = {tuple(cfg.DATASETS.TEST) for cfg in cfgs.values()}
+    if others or len(first) != 1:
         raise ValueError(
-            f"Models are compared on one data set. DATASETS.TEST is {found}. Name the one for all: "
+            "Models are compared on one data set. DATASETS.TEST is "
+            f"{', '.join(map(str, [first, *others]))}. Name the one for all: "
             "DATASETS.TEST '(\"name\",)'"
         )
     return first[0]
 
 
+def fingerprint(cfg: CfgNode, images: Sequence[AnnotatedImage], machine: dict) -> str:
+    """A name, 12 hexadecimal digits, for the measurements that belong together: of a model with its
+    weights, all images of a data set, and a machine, whatever its date."""
+    boxes = [[x.record["file_name"], x.id, x.objects.gt_boxes.tensor.tolist()] for x in images]
+    digest = hashlib.sha256(json.dumps([cfg.dump(), boxes, machine | {"date": ""}]).encode())
+    if Path(cfg.MODEL.WEIGHTS).is_file():
+        digest.update(Path(cfg.MODEL.WEIGHTS).read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _measure_images(
-    models: Sequence[ComparedModel],
-    images: Sequence[AnnotatedImage],
-    stores: Sequence[Measurements],
-) -> None:
-    """Measure with all models what their stores do not have yet, image by image."""
-    todo = [x for x in images if any(x.record["image_id"] not in s.image_ids for s in stores)]
-    if todo:
-        for model in models:
-            model.run(model.load(todo[0]))  # the first run takes longer than others
+    models: Sequence[ComparedModel], images: Sequence[AnnotatedImage], paths: Sequence[Path]
+) -> list[dict]:
+    """Measure, image by image, what the models' files do not have yet.
+
+    Returns:
+        list[dict]: of each model the measurements by image id.
+    """
+    results = [read_measurements(path) for path in paths]
+    todo = [image for image in images if any(image.id not in x for x in results)]
+    for model in models if todo else ():
+        model.measure(todo[0])  # the first run takes longer than others
     for image in tqdm(
         todo, "Measuring", len(images), initial=len(images) - len(todo), unit="image"
     ):
-        for model, store in zip(models, stores, strict=True):
-            if image.record["image_id"] not in store.image_ids:
-                store.add(model.measure(image))
+        for model, path, measured in zip(models, paths, results, strict=True):
+            if image.id not in measured:
+                measured[image.id] = model.measure(image)
+                with path.open("a") as file:
+                    file.write("\n" + json.dumps(measured[image.id]))
+    return results
+
+
+def read_measurements(path: Path) -> dict:
+    """The measurements in a file, by image id. A line that was torn when its process was killed is
+    left out."""
+    measured = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            result = json.loads(line)
+            measured[result["image_id"]] = result
+    return measured
 
 
 def _describe(model: ComparedModel, image: AnnotatedImage) -> dict:
@@ -132,3 +152,20 @@ def _describe(model: ComparedModel, image: AnnotatedImage) -> dict:
         "parameters": counts.parameters,
         "multiply_adds": counts.multiply_adds,
     }
+
+
+def overview(models: list[dict]) -> str:
+    """The main numbers of a report's models, as a Markdown table."""
+    headers = ["model", "anchors", "locations kept, %", "best IoU, mean", "NMS recall, %", "ms"]
+    rows = [
+        [
+            model["name"],
+            f"{model['anchors_per_image']['all']:,.0f}",
+            f"{model['locations_kept']['all']:.1f}",
+            f"{model['best_iou']['all']['mean']:.3f}",
+            f"{model['nms_recall']['NR']:.1f}" if model["nms_recall"] else "",
+            f"{1000 * model['seconds_per_image'][1]:.1f}",
+        ]
+        for model in models
+    ]
+    return markdown_table(headers, rows, text_columns=1)

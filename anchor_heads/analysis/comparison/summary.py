@@ -5,16 +5,18 @@ Shape shorthand in this module:
     G: number of objects on all images
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from anchor_heads.analysis.comparison.definitions import ALL, KINDS, RANKS, SIZE_LIMITS, SIZES
-from anchor_heads.analysis.comparison.measure import AnnotatedImage
+from anchor_heads.analysis.comparison.measure import RANKS, AnnotatedImage
 from anchor_heads.evaluation.nms_recall import IOU_THRESHOLDS, nms_recall
 from anchor_heads.evaluation.proposal_recall import average_recall
 
+# COCO's limits between small, medium and large, in square pixels.
+SIZE_LIMITS = (32**2, 96**2)
+# Which boxes recall is given for.
+KINDS = ("anchors", "proposals", "detections")
 # Bins of the histograms of best IoU, over [0, 1].
 NUM_BINS = 20
 
@@ -29,33 +31,28 @@ def describe_objects(images: Sequence[AnnotatedImage]) -> dict:
     }
 
 
-def summarize(results: Iterable[dict], images: Sequence[AnnotatedImage]) -> dict:
+def summarize(results: Sequence[dict]) -> dict:
     """One model's numbers over some images.
 
     Args:
-        results (iterable of dict): see :meth:`ComparedModel.measure`. Those of other images may be
-            among them; of several of the same image the first counts.
-        images (sequence of AnnotatedImage): those that count.
+        results (sequence of dict): see :meth:`ComparedModel.measure`.
 
     Returns:
         dict: ready for JSON. Shares are in percent, and None where there is nothing to divide by;
         "seconds_per_image" are the quartiles.
     """
-    missing = {image.record["image_id"] for image in images}
-    seconds, levels, columns = [], defaultdict(lambda: np.zeros(3)), defaultdict(list)
-    for result in results:
-        if result["image_id"] in missing:
-            missing.remove(result["image_id"])
-            seconds.append(result["seconds"])
-            for name, counts in result["levels"].items():
-                levels[name] += counts
-            for name, values in result["objects"].items():
-                columns[name].append(np.array(values, np.float32))
-    levels[ALL] = sum(levels.values())
-    objects = {name: np.concatenate(values) for name, values in columns.items()}  # (G,) each
+    levels = {
+        name: np.sum([result["levels"][name] for result in results], axis=0)
+        for name in results[0]["levels"]
+    }
+    levels["all"] = sum(levels.values())
+    objects = {  # (G,) each
+        name: np.concatenate([np.float32(result["objects"][name]) for result in results])
+        for name in results[0]["objects"]
+    }
     return {
-        "seconds_per_image": np.percentile(seconds, [25, 50, 75]).tolist(),
-        "anchors_per_image": {name: float(x[0] / len(seconds)) for name, x in levels.items()},
+        "seconds_per_image": np.percentile([x["seconds"] for x in results], [25, 50, 75]).tolist(),
+        "anchors_per_image": {name: float(x[0] / len(results)) for name, x in levels.items()},
         "locations_kept": {name: float(100 * x[2] / x[1]) for name, x in levels.items()},
         "best_iou": {
             name: _describe_iou(objects["best_iou"][mask])
@@ -73,15 +70,14 @@ def summarize(results: Iterable[dict], images: Sequence[AnnotatedImage]) -> dict
 def _by_size(areas: np.ndarray) -> dict[str, np.ndarray]:
     """Which of the (G,) objects are of each size."""
     size = np.searchsorted(SIZE_LIMITS, areas, side="right")
-    masks = {name: size == i for i, name in enumerate(SIZES)}
-    return {ALL: np.ones(len(areas), dtype=bool)} | masks
+    masks = {name: size == i for i, name in enumerate(["small", "medium", "large"])}
+    return {"all": np.ones(len(areas), dtype=bool)} | masks
 
 
 def _describe_iou(iou: np.ndarray) -> dict:
-    count = len(iou)
     return {
-        "objects": count,
-        "mean": float(iou.mean(dtype=np.float64)) if count else None,
+        "objects": len(iou),
+        "mean": float(iou.mean(dtype=np.float64)) if len(iou) else None,
         "from_0.5": _share(iou, 0.5),
         "from_0.7": _share(iou, 0.7),
         "histogram": np.histogram(iou, NUM_BINS, (0, 1))[0].tolist(),

@@ -11,7 +11,6 @@ RUN = {
             "seconds": {"whole": [0.5, 0.4, 0.6], "head": [0.02]},
             "baseline": "a",
             "ratios": {},
-            "boxes": 7,
             "peak_memory": {"whole": 99_600_000},
         },
         "b": {

@@ -10,7 +10,7 @@ from tiny_run import write_config, write_data_set
 
 from anchor_heads import get_cfg
 from anchor_heads.analysis.comparison.measure import ComparedModel
-from anchor_heads.analysis.comparison.store import Measurements
+from anchor_heads.analysis.comparison.run import read_measurements
 from anchor_heads.analysis.reports import model_names
 from anchor_heads.cli import main
 
@@ -35,7 +35,7 @@ def write_models(folder, **architectures):
     return ["--config-file", *configs, "--weights", *weights]
 
 
-def compare_anchors(monkeypatch, *command_line):
+def compare_anchors(*command_line):
     main.run("compare", [*map(str, command_line)])
 
 
@@ -46,9 +46,7 @@ def without_times(report):
 
 def measured_ids(output):
     files = sorted((output / "measured").glob("*.jsonl"))
-    return {
-        file.name.rsplit("-", 1)[0]: [x["image_id"] for x in Measurements(file)] for file in files
-    }
+    return {file.name.rsplit("-", 1)[0]: list(read_measurements(file)) for file in files}
 
 
 def stop_after(monkeypatch, number):
@@ -67,19 +65,20 @@ def stop_after(monkeypatch, number):
 def test_a_stopped_comparison_goes_on_to_the_same_result(tmp_path, monkeypatch, capsys):
     models = write_models(tmp_path, ga="GuidedAnchorRetinaNet", rcnn="GeneralizedRCNN")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    compare_anchors(monkeypatch, *models, "--output-dir", whole, "--pictures", 2)
+    compare_anchors(*models, "--output", whole, "--pictures", 2)
     said = capsys.readouterr()
     assert "6/6" in said.err and f"{whole}/comparison.html" in said.out
+    assert [x.split()[1] for x in said.out.splitlines()[2:4]] == ["ga", "rcnn"]  # of the table
 
     with monkeypatch.context() as patch:
-        stop_after(patch, 5)
+        stop_after(patch, 2 + 5)  # both are warmed up first
         with pytest.raises(KeyboardInterrupt):
-            compare_anchors(patch, *models, "--output-dir", parts, "--pictures", 2)
+            compare_anchors(*models, "--output", parts, "--pictures", 2)
     assert measured_ids(parts) == {"ga": [0, 1, 2], "rcnn": [0, 1]}
     assert not (parts / "comparison.json").exists()
     with monkeypatch.context() as patch:
-        stop_after(patch, 7)  # all that was not measured, and nothing again
-        compare_anchors(patch, *models, "--output-dir", parts, "--pictures", 2)
+        stop_after(patch, 2 + 7)  # all that was not measured, and nothing again
+        compare_anchors(*models, "--output", parts, "--pictures", 2)
     assert measured_ids(parts) == {"ga": list(range(6)), "rcnn": list(range(6))}
 
     reports = [json.loads((x / "comparison.json").read_text()) for x in (whole, parts)]
@@ -95,52 +94,54 @@ def test_a_stopped_comparison_goes_on_to_the_same_result(tmp_path, monkeypatch, 
     assert page.count("data:image/jpeg") == 2 * 2 * 2  # images, models, pictures of each
 
 
-def test_more_images_are_added_to_the_first(tmp_path, monkeypatch, capsys):
-    options = [*write_models(tmp_path, one="RetinaNet"), "--output-dir", tmp_path / "out"]
+def test_more_images_are_added_to_the_first(tmp_path):
+    options = [*write_models(tmp_path, one="RetinaNet"), "--output", tmp_path / "out"]
     options += ["--pictures", 0]
-    for number in (2, 4):
-        compare_anchors(monkeypatch, *options, "--images", number, "MODEL.RPN.NMS_THRESH", 0.6)
-        report = json.loads((tmp_path / "out/comparison.json").read_text())
-        assert report["data_set"]["images"] == number
-        assert measured_ids(tmp_path / "out") == {"one": list(range(number))}
+    compare_anchors(*options, "--images", 2, "MODEL.RPN.NMS_THRESH", 0.6)
+    with pytest.raises(FileExistsError, match="comparison.json.* --force"):
+        compare_anchors(*options, "--images", 4, "MODEL.RPN.NMS_THRESH", 0.6)
+    compare_anchors(*options, "--images", 4, "--force", "MODEL.RPN.NMS_THRESH", 0.6)
+    report = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert report["data_set"]["images"] == 4
+    assert measured_ids(tmp_path / "out") == {"one": [0, 1, 2, 3]}
     # Another setting is another measurement.
-    compare_anchors(monkeypatch, *options, "--images", 1, "MODEL.RPN.NMS_THRESH", 0.5)
+    compare_anchors(*options, "--images", 1, "--force", "MODEL.RPN.NMS_THRESH", 0.5)
     assert len(list((tmp_path / "out/measured").iterdir())) == 2
 
 
-def test_models_without_weights_are_named(tmp_path, monkeypatch, capsys):
+def test_models_without_weights_are_named(tmp_path):
     options = write_models(tmp_path, one="RetinaNet")[:2]
-    options += ["--output-dir", tmp_path / "out", "--images", 1, "MODEL.DEVICE", "cpu"]
-    compare_anchors(monkeypatch, *options)
-    assert "one is not trained" in capsys.readouterr().out
+    compare_anchors(*options, "--output", tmp_path / "out", "--images", 1, "MODEL.DEVICE", "cpu")
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "one is not trained" in page and "none)" in page
 
 
-def test_mistakes_are_named_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+def test_mistakes_are_named_before_anything_is_measured(tmp_path):
     models = write_models(tmp_path, one="RetinaNet", two="RetinaNet")
     with pytest.raises(ValueError, match="--weights must name as many files"):
-        compare_anchors(monkeypatch, *models, "one_more.pth")
+        compare_anchors(*models, "one_more.pth")
     with pytest.raises(ValueError, match="--images must be at least 1"):
-        compare_anchors(monkeypatch, *models, "--images", 0)
-    out = ["--output-dir", tmp_path / "out"]
+        compare_anchors(*models, "--images", 0)
+    out = ["--output", tmp_path / "out"]
     with pytest.raises(ValueError, match="no config key MODLE.DEVICE. Similar keys: MODEL.DEVICE"):
-        compare_anchors(monkeypatch, *models, *out, "MODLE.DEVICE", "cpu")
-    with pytest.raises(ValueError, match="compared on one data set. DATASETS.TEST is .*'a', 'b'"):
-        compare_anchors(monkeypatch, *models, *out, "DATASETS.TEST", "('a', 'b')")
+        compare_anchors(*models, *out, "MODLE.DEVICE", "cpu")
+    with pytest.raises(ValueError, match="on one data set. DATASETS.TEST is .*'a', 'b'"):
+        compare_anchors(*models, *out, "DATASETS.TEST", "('a', 'b')")
     with pytest.raises(FileNotFoundError, match="no.pth"):
-        compare_anchors(monkeypatch, *models[:-1], tmp_path / "no.pth", *out)
+        compare_anchors(*models[:-1], tmp_path / "no.pth", *out)
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:100])
     with pytest.raises(OSError, match="Cannot read the image .*1.png"):
-        compare_anchors(monkeypatch, *models, *out)
+        compare_anchors(*models, *out)
     assert measured_ids(tmp_path / "out") == {"one": [0], "two": [0]}
 
 
-def test_a_data_set_without_objects_is_refused(tmp_path, monkeypatch):
+def test_a_data_set_without_objects_is_refused(tmp_path):
     models = write_models(tmp_path, one="RetinaNet")
     content = json.loads((tmp_path / "annotations.json").read_text())
     content["annotations"] = [x | {"iscrowd": 1} for x in content["annotations"]]
     (tmp_path / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="None of the 6 images .* has an annotated object"):
-        compare_anchors(monkeypatch, *models, "--output-dir", tmp_path / "out")
+        compare_anchors(*models, "--output", tmp_path / "out")
 
 
 def test_models_have_different_names():

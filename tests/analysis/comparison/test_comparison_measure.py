@@ -1,6 +1,5 @@
 """The numbers of an image, beside those of the evaluators, on tiny models with random weights."""
 
-import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
@@ -9,7 +8,7 @@ from pycocotools.coco import COCO
 from tiny_run import write_config, write_data_set
 
 from anchor_heads import get_cfg
-from anchor_heads.analysis.comparison.measure import ComparedModel, annotated_images, best_anchors
+from anchor_heads.analysis.comparison.measure import ComparedModel, annotated_images
 from anchor_heads.analysis.comparison.summary import summarize
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.data.coco_format import register_coco_format
@@ -42,7 +41,7 @@ def all_inputs(compared):
 def test_recall_of_proposals_is_the_evaluators(tmp_path, name):
     compared = tiny_model(tmp_path, "ProposalNetwork", ["MODEL.PROPOSAL_GENERATOR.NAME", name])
     images = annotated_images(tmp_path.name)
-    summary = summarize(map(compared.measure, images), images)
+    summary = summarize([compared.measure(image) for image in images])
 
     predictions = []
     for model_input in all_inputs(compared):
@@ -63,7 +62,7 @@ def test_recall_of_proposals_is_the_evaluators(tmp_path, name):
 def test_nms_recall_is_the_evaluators(tmp_path, method):
     compared = tiny_model(tmp_path, f"{method}RetinaNet")
     images = annotated_images(tmp_path.name)
-    summary = summarize(map(compared.measure, images), images)
+    summary = summarize([compared.measure(image) for image in images])
 
     evaluator = NMSRecallEvaluator(tmp_path.name, [0.5], distributed=False)
     for model_input in all_inputs(compared):
@@ -110,41 +109,28 @@ def test_images_without_objects_or_anchors_are_measured(tmp_path):
 @torch.no_grad()
 def test_two_stage_models_have_proposals_and_detections(tmp_path):
     compared = tiny_model(tmp_path, "GeneralizedRCNN", ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
-    image = annotated_images(tmp_path.name)[0]
-    found = compared.run(compared.load(image)).found
-    assert list(found) == ["anchors", "proposals", "detections"]
-    assert len(found["anchors"]) == 3 * (64 + 16 + 4)
-    for boxes in (found["proposals"], found["detections"]):
-        assert 3 < len(boxes) and boxes.tensor.min() >= 0
-        assert (boxes.tensor[:, 2:].amax(dim=0) <= torch.tensor([64, 48])).all()
+    result = compared.measure(annotated_images(tmp_path.name)[0])
+    kinds = [name.removesuffix("@10") for name in result["objects"] if name.endswith("@10")]
+    assert kinds == ["anchors", "proposals", "detections"]
+    assert "before_nms" not in result["objects"]
+    for kind in kinds:
+        assert 0 < result["objects"][f"{kind}@1000"][0] <= 1
 
 
 @torch.no_grad()
-def test_scores_are_those_before_the_model_changes_them(tmp_path):
+def test_anchors_are_ranked_by_the_scores_before_the_model_changes_them(tmp_path, monkeypatch):
     """RetinaNet takes the sigmoid in place where a map has one location."""
     compared = tiny_model(tmp_path, "RetinaNet", ["INPUT.MIN_SIZE_TEST", 24])
-    model_input = compared.load(annotated_images(tmp_path.name)[2])
-    assert model_input["image"].shape[1:] == (24, 24)
-    predictions = []
-    hook = compared.model.head.register_forward_hook(
-        lambda module, arguments, output: predictions.append([x.clone() for x in output[0]])
-    )
-    levels = compared.run(model_input).levels
-    hook.remove()
-    logits = predictions[0][2]
+    seen, strategy = [], type(get_anchor_strategy(compared.model))
+    original = strategy.level_anchors
+
+    def level_anchors(self, features, predictions, image_size):
+        levels = original(self, features, predictions, image_size)
+        seen.append((levels[2].scores, self.head(features)[0][2]))
+        return levels
+
+    monkeypatch.setattr(strategy, "level_anchors", level_anchors)
+    compared.measure(annotated_images(tmp_path.name)[2])
+    ((scores, logits),) = seen
     assert logits.shape[2:] == (1, 1)
-    expected = logits.view(3, 2).amax(dim=1).sigmoid()
-    torch.testing.assert_close(levels[2].scores, expected)
-
-
-@torch.no_grad()
-def test_what_is_stored_is_exact_and_short(tmp_path):
-    compared = tiny_model(tmp_path, "RetinaNet", ["INPUT.MIN_SIZE_TEST", 64])
-    image = annotated_images(tmp_path.name)[5]
-    assert image.objects.image_size == (64, 64)  # so that the objects are not resized
-    anchors = compared.run(compared.load(image)).anchors
-    expected, _ = best_anchors(anchors, image.objects.gt_boxes.tensor)
-    stored = compared.measure(image)["objects"]["best_iou"]
-    assert len(stored) == 2
-    assert np.array_equal(np.array(stored, dtype=np.float32), expected.numpy())
-    assert all(len(str(x)) <= 11 for x in stored)
+    torch.testing.assert_close(scores, logits.view(3, 2).amax(dim=1).sigmoid())

