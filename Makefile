@@ -24,7 +24,7 @@ venv: ## set up .venv: the pinned requirements, Detectron2 and this package
 	@cat $(REQUIREMENTS) | cmp -s - $(INSTALLED) || $(MAKE) --no-print-directory set-up
 
 quick-start: datasets/shapes/val.json | venv ## train, evaluate and draw a small FreeAnchor model
-	$(PY) -m anchor_heads train $(QUICK_START) --force OUTPUT_DIR output/quick_start
+	$(PY) -m anchor_heads train $(QUICK_START) --output output/quick_start --force
 	$(PY) -m anchor_heads show-detections $(QUICK_START) --force \
 		--weights output/quick_start/model_final.pth --output output/quick_start/detections.png
 

@@ -11,7 +11,7 @@ from anchor_heads.cli.arguments import add_config, load_config
 
 
 def add_arguments(parser):
-    add_config(parser)
+    add_config(parser, weights="")
     parser.add_argument(
         "--image-size",
         type=int,

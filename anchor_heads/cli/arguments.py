@@ -17,29 +17,43 @@ from anchor_heads.export import ExportedPredictor, is_exported
 def add_config(
     parser: argparse.ArgumentParser,
     inputs: str = "",
+    *,
     several: bool = False,
+    weights: str = "the config's MODEL.WEIGHTS",
     takes_exported: bool = False,
 ) -> None:
-    """Add ``--config-file``, the overrides, and positional arguments between them.
+    """Add ``--config-file``, ``--weights``, the overrides, and positional arguments between them.
 
-    :func:`parse` then gives "config_file", "opts" and "inputs", and the whole as "command".
+    :func:`parse` then gives "config_file", "weights", "opts" and "inputs", and the whole as
+    "command".
 
     Args:
         parser (ArgumentParser): gets the arguments.
         inputs (str): what the positional arguments are called, such as "IMAGE"; "" = there are
             none.
-        several (bool): whether there may be several configs; "config_file" is then a list.
+        several (bool): whether there may be several configs; "config_file" and "weights" are then
+            lists.
+        weights (str): what stands for ``--weights`` by default; "" = there is no such option.
         takes_exported (bool): whether ``--weights`` may be an exported model, without a config.
     """
     parser.usage = "%(prog)s [OPTIONS] --config-file CONFIG"
     parser.usage += f"{inputs and f' {inputs} ...'} [KEY VALUE ...]"
+    nargs = "+" if several else None
     parser.add_argument(
         "--config-file",
         metavar="CONFIG",
         help="path of a config, or name of a shipped one, such as quick_start/free_anchor; the "
         "first argument stands for it as well",
-        nargs="+" if several else None,
+        nargs=nargs,
     )
+    if weights:
+        of = "each" if several else "the"
+        parser.add_argument(
+            "--weights",
+            metavar="FILE",
+            help=f"checkpoint of {of} model (default: {weights})",
+            nargs=nargs,
+        )
     parser.add_argument(
         "inputs",
         metavar=inputs or "KEY VALUE",
@@ -82,14 +96,8 @@ def parse(parser: argparse.ArgumentParser, command_line: Sequence[str]) -> argpa
     return args
 
 
-def add_weights(parser: argparse.ArgumentParser, **kwargs) -> None:
-    """Add ``--weights``; ``kwargs`` are those of ``add_argument``."""
-    help = "checkpoint of the model (default: the config's MODEL.WEIGHTS)"
-    parser.add_argument("--weights", **{"metavar": "FILE", "help": help, **kwargs})
-
-
 def load_config(args: argparse.Namespace) -> CfgNode:
-    """The config with its overrides, and ``--weights``, if the command has it, in MODEL.WEIGHTS.
+    """The config with its overrides, and ``--weights``, if any, in MODEL.WEIGHTS.
 
     Raises:
         ValueError, FileNotFoundError: if there is no such config, key or file of weights.
@@ -130,23 +138,28 @@ def _is_exported(args: argparse.Namespace) -> bool:
     return args.takes_exported and is_exported(args.weights)
 
 
-def add_output(parser: argparse.ArgumentParser, kind: str, help: str = "", **kwargs) -> None:
+def add_output(
+    parser: argparse.ArgumentParser,
+    metavar: str,
+    help: str = "",
+    *,
+    alias: str = "--output-dir",
+    **kwargs,
+) -> None:
     """Add ``--output``, and ``--force``.
 
     Args:
         parser (ArgumentParser): gets the arguments.
-        kind (str): "FILE" or "FOLDER".
+        metavar (str): "FILE" or "FOLDER".
         help (str): what is written, if not all results.
+        alias (str): what earlier versions called it, which still works.
         **kwargs: "default" or "required", as in ``add_argument``.
     """
-    help = help or f"{kind.lower()} to write"
+    help = help or f"{metavar.lower()} to write"
     if "default" in kwargs:
         help += " (default: %(default)s)"
-    parser.add_argument("--output", metavar=kind, help=help, **kwargs)
-    # The option's name in earlier versions.
-    parser.add_argument(
-        "--output-dir", dest="output", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
+    parser.add_argument("--output", metavar=metavar, help=help, **kwargs)
+    parser.add_argument(alias, dest="output", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_force(parser)
 
 

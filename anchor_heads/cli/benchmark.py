@@ -26,7 +26,6 @@ from anchor_heads.analysis.reports import environment, model_names
 from anchor_heads.cli.arguments import (
     add_config,
     add_output,
-    add_weights,
     check_outputs,
     load_configs,
     open_output,
@@ -39,8 +38,7 @@ def add_arguments(parser):
         help = f"{help} (default: {shown})"
         parser.add_argument(option, nargs="+", default=default, help=help, **kwargs)
 
-    add_config(parser, several=True)
-    add_weights(parser, nargs="+", help="checkpoint of each model (default: random weights)")
+    add_config(parser, several=True, weights="random weights")
     add_output(parser, "FILE", help="JSON file for the results of each turn")
     parser.add_argument("--image-size", type=int, nargs=2, default=[800, 1216], metavar=("H", "W"))
     add_list("--task", ["inference"], "what is measured", choices=("inference", "training"))

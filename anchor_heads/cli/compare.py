@@ -13,18 +13,11 @@ from pathlib import Path
 
 from anchor_heads.analysis.comparison.run import compare, overview
 from anchor_heads.analysis.reports import model_names
-from anchor_heads.cli.arguments import (
-    add_config,
-    add_output,
-    add_weights,
-    check_outputs,
-    load_configs,
-)
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_configs
 
 
 def add_arguments(parser):
     add_config(parser, several=True)
-    add_weights(parser, nargs="+", help="checkpoint of each model (default: its MODEL.WEIGHTS)")
     add_output(parser, "FOLDER", default="output/comparison")
     parser.add_argument("--images", type=int, help="only the first so many (default: all)")
     parser.add_argument(

@@ -1,7 +1,8 @@
 """Check a config against its training data: no training, no weights, no GPU.
 
     anchor-heads diagnose --config-file quick_start/ga_retinanet
-    anchor-heads diagnose --config-file free_anchor/free_anchor_R_50_FPN_1x --json diagnosis.json \\
+    anchor-heads diagnose --config-file free_anchor/free_anchor_R_50_FPN_1x \\
+        --output diagnosis.json \\
         DATASETS.COCO_FORMAT '[("cells", "cells/train.json", "cells/images")]' \\
         DATASETS.TRAIN '("cells",)'
 
@@ -15,7 +16,7 @@ import json
 from anchor_heads.analysis.diagnosis import diagnose
 from anchor_heads.cli.arguments import (
     add_config,
-    add_force,
+    add_output,
     check_outputs,
     load_config,
     open_output,
@@ -23,17 +24,16 @@ from anchor_heads.cli.arguments import (
 
 
 def add_arguments(parser):
-    add_config(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the findings to this file, too")
-    add_force(parser)
+    add_config(parser, weights="")
+    add_output(parser, "FILE", "JSON file for the findings", alias="--json")
 
 
 def run(args):
-    if args.json:
-        check_outputs([args.json], [args.config_file], args.force)
+    if args.output:
+        check_outputs([args.output], [args.config_file], args.force)
     diagnosis = diagnose(load_config(args))
     print(diagnosis)
-    if args.json:
-        with open_output(args.json) as file:
+    if args.output:
+        with open_output(args.output) as file:
             json.dump(diagnosis.to_json(), file, indent=2)
-        print(f"Wrote {args.json}")
+        print(f"Wrote {args.output}")

@@ -11,13 +11,7 @@ torch and torchvision. docs/export.md has examples.
 
 import os
 
-from anchor_heads.cli.arguments import (
-    add_config,
-    add_force,
-    add_weights,
-    check_outputs,
-    load_config,
-)
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
 from anchor_heads.cli.inputs import find_sources
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.export import SUFFIXES, check_format, describe, export_model
@@ -26,10 +20,8 @@ from anchor_heads.predictor import load_predictor, renamed
 
 def add_arguments(parser):
     add_config(parser)
-    add_weights(parser)
     parser.add_argument("--format", required=True, metavar="FORMAT", help=", ".join(SUFFIXES))
-    parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
-    add_force(parser)
+    add_output(parser, "FILE", required=True)
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="take images of this size only"
     )

@@ -26,13 +26,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from anchor_heads.cli.arguments import (
-    add_config,
-    add_force,
-    add_weights,
-    check_outputs,
-    load_config,
-)
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
 from anchor_heads.cli.errors import INTERRUPTED
 from anchor_heads.cli.inputs import Source, find_sources, match_images
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
@@ -45,14 +39,10 @@ from anchor_heads.visualization.drawing import MIN_SHORT_SIDE, SCORE_THRESHOLD, 
 
 def add_arguments(parser):
     add_config(parser, "INPUT", takes_exported=True)
-    add_weights(parser)
     parser.add_argument("--camera", type=int, metavar="N", help="number of a camera, from 0")
-    parser.add_argument(
-        "--output", "--output-dir", metavar="FOLDER", help="folder for pictures and videos"
-    )
+    add_output(parser, "FOLDER", "folder for pictures and videos")
     parser.add_argument("--json", metavar="FILE", help="COCO JSON file to write")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
-    add_force(parser)
     parser.add_argument(
         "--score-threshold",
         type=float,

@@ -4,13 +4,7 @@
         --weights output/quick_start/model_final.pth --output detections.png
 """
 
-from anchor_heads.cli.arguments import (
-    add_config,
-    add_force,
-    add_weights,
-    check_outputs,
-    load_config,
-)
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
 from anchor_heads.cli.outputs import write_picture
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.predictor import load_predictor
@@ -19,9 +13,7 @@ from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_
 
 def add_arguments(parser):
     add_config(parser)
-    add_weights(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="the picture to write")
-    add_force(parser)
+    add_output(parser, "FILE", "picture to write", required=True)
     parser.add_argument("--num-images", type=int, default=8, help="(default: %(default)s)")
     parser.add_argument(
         "--score-threshold",

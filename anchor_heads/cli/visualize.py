@@ -13,13 +13,7 @@ the model's own detections or best proposals.
 """
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
-from anchor_heads.cli.arguments import (
-    add_config,
-    add_output,
-    add_weights,
-    check_outputs,
-    load_config,
-)
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
 from anchor_heads.cli.inputs import find_sources
 from anchor_heads.cli.outputs import picture_files, write_picture
 from anchor_heads.data.image_files import read_record_image
@@ -31,7 +25,6 @@ from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 
 def add_arguments(parser):
     add_config(parser, "IMAGE")
-    add_weights(parser)
     add_output(parser, "FOLDER", default="output/anchors")
     parser.add_argument(
         "--score-threshold",

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 from tiny_run import write_config, write_data_set
 
 from anchor_heads.cli.errors import is_user_error
 from anchor_heads.cli.main import COMMANDS
+from anchor_heads.cli.train import set_overrides
 
 
 @pytest.fixture
@@ -38,6 +40,11 @@ def test_warnings_that_nobody_can_act_on_are_hidden(config):
 def test_every_command_has_help(command, name):
     code, said, _ = command(name, "--help")
     assert code == 0 and f"anchor-heads {name}" in said
+    assert "--config-file CONFIG" in said or name == "convert-dataset"
+    if name == "analyze":  # has nothing but a table to give
+        assert "--output" not in said and "--force" not in said
+    else:
+        assert "--force" in said and ("--output F" in said or name.startswith("convert"))
 
 
 def test_a_config_is_named_by_option_or_as_first_argument(command, config):
@@ -95,7 +102,7 @@ def test_only_what_the_package_raises_is_a_user_error():
 
 
 def test_train_and_eval(command, config, tmp_path):
-    code, _, error = command("train", config, "SOLVER.MAX_ITER", 2)
+    code, _, error = command("train", config, "--output", tmp_path / "output", "SOLVER.MAX_ITER", 2)
     assert code == 0, error
     weights = tmp_path / "output/model_final.pth"
     assert weights.exists()
@@ -106,6 +113,24 @@ def test_train_and_eval(command, config, tmp_path):
     assert command("train", config, "--force", "SOLVER.MAX_ITER", 1)[0] == 0
     code, _, error = command("eval", config, "--weights", tmp_path / "none.pth")
     assert code == 2 and f"there is no file {tmp_path / 'none.pth'}" in error
-    options = ["--weights", weights, "OUTPUT_DIR", tmp_path / "eval"]
+    options = ["--weights", weights, "--output", tmp_path / "eval"]
     assert command("eval", config, *options)[0] == 0
     assert (tmp_path / "eval/inference/coco_instances_results.json").exists()
+    code, _, error = command("eval", config, "--weights", weights, "OUTPUT_DIR", tmp_path / "eval")
+    assert code == 2 and "output files exist" in error.splitlines()[-1]
+    assert command("eval", config, *options, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "config_file, expected",
+    [
+        ("config.yaml", ["MODEL.WEIGHTS", "{0}", "OUTPUT_DIR", "out"]),
+        ("config.py", ["train.init_checkpoint={0}", "train.output_dir=out"]),
+    ],
+)
+def test_weights_and_output_are_overrides_of_a_run(tmp_path, config_file, expected):
+    weights = tmp_path / "model.pth"
+    weights.touch()
+    args = Namespace(config_file=config_file, weights=str(weights), output="out", opts=[])
+    set_overrides(args)
+    assert args.opts == [x.format(weights) for x in expected]
