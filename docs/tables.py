@@ -8,6 +8,7 @@ A table is between two comments, ``<!-- table NAME -->`` and ``<!-- end -->``. N
 - ``results/NAME``: ``docs/results/NAME.yaml``, measured here
 - ``output/NAME``: ``docs/results/NAME.txt``, output of a command, as a code block
 - ``benchmarks/NAME``: ``docs/benchmarks/NAME.json``, measured here by ``anchor-heads benchmark``
+- ``runtimes/NAME``: the same of whole models in several runtimes
 - ``published/SECTION``: a section of ``docs/model_zoo.yaml``, reported by the authors; with
   ``published/SECTION/short`` without cost and weights
 - ``published/summary``: the R-50 detector of each method
@@ -74,8 +75,9 @@ def render(name: str, folder: Path) -> str:
         return results(_read_yaml(f"results/{rest[0]}.yaml"))
     if kind == "output":
         return f"```\n{(DATA / 'results' / f'{rest[0]}.txt').read_text('utf-8').strip()}\n```"
-    if kind == "benchmarks":
-        return benchmark(json.loads((DATA / "benchmarks" / f"{rest[0]}.json").read_text("utf-8")))
+    if kind in ("benchmarks", "runtimes"):
+        report = json.loads((DATA / "benchmarks" / f"{rest[0]}.json").read_text("utf-8"))
+        return benchmark(report) if kind == "benchmarks" else runtimes(report)
     if kind == "published":
         return published(_read_yaml("model_zoo.yaml"), folder, *rest)
     if kind == "configs":
@@ -112,13 +114,36 @@ def benchmark(report: dict) -> str:
         rows.append([*rows[-1][: len(runs) > 1], "peak memory, MB", *megabytes, ratio])
     if len(runs) > 1:
         head.insert(0, "locations kept" if condition == "kept" else condition)
-    height, width = runs[0]["image_size"]
-    origin = (
+    return f"{table(head, rows)}\n\n{_origin(report)}"
+
+
+def runtimes(report: dict) -> str:
+    """Time of whole models in several runtimes, and its ratio to the first model of the same kind
+    in eager PyTorch."""
+    rows, columns = {}, ["eager PyTorch"]
+    for run in report["runs"]:
+        task = "inference" if run["objects"] is None else "training step"
+        for name, model in run["models"].items():
+            model_name, _, runtime = name.rstrip(")").partition(" (")
+            time = f"{1000 * statistics.median(model['seconds']['whole']):.0f}"
+            if model["ratios"]:
+                time = f"{time} ({model['ratios']['whole'][1]:.2f})"
+            columns += [runtime] if runtime and runtime not in columns else []
+            row = rows.setdefault((task, model_name.split("_R_50")[0]), {})
+            row[runtime or columns[0]] = time
+    head = ["task", "model", *(f"{column}, ms" for column in columns)]
+    cells = [[*names, *(row.get(column, "") for column in columns)] for names, row in rows.items()]
+    ratio = f"In brackets the ratio to {next(iter(rows))[1]} in eager PyTorch."
+    return f"{table(head, cells)}\n\n{ratio} {_origin(report)}"
+
+
+def _origin(report: dict) -> str:
+    height, width = report["runs"][0]["image_size"]
+    return (
         f"One image of {height}x{width}, medians of {report['repeats']} alternating runs, "
         f"{report['threads']} threads of an {report['cpu']}, torch "
         f"{report['torch'].split('+')[0]}, {report['date'][:10]}."
     )
-    return f"{table(head, rows)}\n\n{origin}"
 
 
 def published(zoo: dict, folder: Path, name: str, form: str = "") -> str:

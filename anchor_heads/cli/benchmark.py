@@ -49,7 +49,9 @@ def add_arguments(parser):
     kept = "in inference, the shares of the locations kept by models that predict them"
     add_list("--kept", [0.02, 0.1, 0.5], kept, type=float)
     add_list("--objects", [10, 100, 500], "in each image that is trained on", type=int)
-    add_list("--runtime", [], "for inference besides eager PyTorch", choices=sorted(RUNTIMES))
+    add_list(
+        "--runtime", [], "besides eager PyTorch; only compile trains", choices=sorted(RUNTIMES)
+    )
     parser.add_argument("--repeats", type=int, default=5, help="turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")

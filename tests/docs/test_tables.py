@@ -78,6 +78,42 @@ def test_benchmark_shows_medians_and_quartiles(tables, tmp_path):
     assert lines[3].endswith(f"| {median:.3f} ({low:.3f} to {high:.3f}) |")
 
 
+def test_runtimes_stand_side_by_side(tables, tmp_path):
+    def model(seconds, ratio=None):
+        return {
+            "seconds": {"whole": [seconds]},
+            "ratios": {"whole": [0, ratio, 9]} if ratio else {},
+        }
+
+    runs = [
+        {
+            "image_size": [800, 1216],
+            "objects": None,
+            "models": {
+                "a_R_50_FPN_1x": model(2),
+                "a_R_50_FPN_1x (onnxruntime)": model(1, 0.5),
+                "b": model(3, 1.5),
+                "b (onnxruntime)": model(4, 2.0),
+            },
+        },
+        {
+            "objects": 10,
+            "models": {"a_R_50_FPN_1x": model(6), "a_R_50_FPN_1x (compile)": model(3, 0.5)},
+        },
+    ]
+    report = {"runs": runs, "repeats": 3, "threads": 2, "cpu": "CPU", "torch": "2.14.1+x"}
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/a.json").write_text(json.dumps(report | {"date": "2026-11-21T14"}))
+    lines = lines_of(tables, "runtimes/a")
+    assert lines[1] == "| task | model | eager PyTorch, ms | onnxruntime, ms | compile, ms |"
+    assert lines[3:6] == [
+        "| inference | a | 2000 | 1000 (0.50) |  |",
+        "| inference | b | 3000 (1.50) | 4000 (2.00) |  |",
+        "| training step | a | 6000 |  | 3000 (0.50) |",
+    ]
+    assert lines[7].startswith("In brackets the ratio to a in eager PyTorch. One image of 800x1216")
+
+
 ROW = {"config": "free_anchor_R_50_FPN_1x", "trained": "R-50, 1x", "values": [38.6, None, 7]}
 SECTION = {"name": "fa", "folder": "free_anchor", "short": 1, "columns": ["AP", "AR", "GB"]}
 

@@ -19,7 +19,6 @@ from anchor_heads.analysis.benchmark.parts import seconds_by_part
 from anchor_heads.analysis.benchmark.workload import (
     Workload,
     build_measured_model,
-    forward,
     kept_locations,
     make_batch,
     run,
@@ -29,8 +28,8 @@ from anchor_heads.export import SUFFIXES, ExportedPredictor, compile_model, expo
 
 WARMUP_TURNS = 2
 WHOLE = "whole"
-# What runs a model in inference, besides eager PyTorch: a format of exported files, or "compile";
-# and whether in bfloat16, which computes in it what autocast does.
+# What runs a model, besides eager PyTorch: a format of exported files, or "compile", which also
+# trains; and whether in bfloat16, which computes in it what autocast does.
 RUNTIMES = {
     "onnxruntime": ("onnx", False),
     "torchscript": ("torchscript", False),
@@ -54,8 +53,8 @@ def measure(
         workloads (sequence of Workload): what they do. If no model predicts locations, those that
             differ in the share of them are one.
         repeats (int): turns, after WARMUP_TURNS to warm up.
-        runtimes (sequence of str): of RUNTIMES, for inference besides eager PyTorch; they are
-            measured as a whole.
+        runtimes (sequence of str): of RUNTIMES, besides eager PyTorch, for training those that
+            compile; they are measured as a whole.
 
     Returns:
         list[dict]: for each workload its fields, and as "models" by name: "seconds" of the whole
@@ -89,10 +88,12 @@ def measure(
 def _measure(models, workload, repeats, runtimes) -> dict:
     """In every turn all models are run whole, and then all models part by part."""
     functions, kinds = {}, {}
+    if workload.training:
+        runtimes = [x for x in runtimes if RUNTIMES[x][0] == "compile"]
     with ExitStack() as contexts:
         for name, model in models.items():
             contexts.enter_context(kept_locations(model, workload))
-            for runtime in [None, *([] if workload.training else runtimes)]:
+            for runtime in [None, *runtimes]:
                 warm = _warmed_up(model, workload, runtime)
                 if warm:
                     label = f"{name} ({runtime})" if runtime else name
@@ -132,7 +133,7 @@ def _warmed_up(model, workload, runtime) -> tuple[Callable, Callable] | None:
 
 
 def in_runtime(name: str, model: nn.Module, batch: list[dict]) -> Callable[[], object]:
-    """What predicts on a batch with one of RUNTIMES, made for the size of its images.
+    """What runs a model on a batch with one of RUNTIMES, made for the size of its images.
 
     Raises:
         ValueError: if a batch of several images is for an exported file.
@@ -141,7 +142,7 @@ def in_runtime(name: str, model: nn.Module, batch: list[dict]) -> Callable[[], o
     model = copy.deepcopy(model)
     if format == "compile":
         compile_model(model, dynamic=False)
-        return partial(forward, model, batch, "bfloat16" if bf16 else "float32")
+        return partial(run, model, batch, "bfloat16" if bf16 else "float32")
     if len(batch) > 1:
         raise ValueError("exported models take one image: --runtime needs --batch-size 1")
     image = batch[0]["image"].numpy()
