@@ -264,7 +264,7 @@ def _check_classes(cfg, names):
                 )
 
 
-def num_classes_key(cfg):
+def num_classes_key(cfg: CfgNode) -> str | None:
     """The key that holds the model's number of classes; None for models without classes."""
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if issubclass(architecture, DenseDetector):

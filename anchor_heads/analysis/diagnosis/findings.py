@@ -327,7 +327,7 @@ def _learning_rate(case) -> Iterator[Finding]:
     solver, rate = case.cfg.SOLVER, case.cfg.SOLVER.BASE_LR
     if solver.OPTIMIZER != "SGD":
         if rate > MAX_ADAMW_RATE:
-            meaning = f"a rate for SGD; with {solver.OPTIMIZER} it may diverge"
+            meaning = f"a rate for SGD; with {solver.OPTIMIZER} training may diverge"
             changes = {"SOLVER.BASE_LR": ADAMW_RATE}
             yield _finding("learning_rate", WARNING, {"rate": rate}, changes, meaning=meaning)
         return
@@ -335,15 +335,15 @@ def _learning_rate(case) -> Iterator[Finding]:
     expected = reference * solver.IMS_PER_BATCH / REFERENCE_BATCH
     ratio = rate / expected
     if not 1 / RATE_TOLERANCE <= round(ratio, 6) <= RATE_TOLERANCE:
-        severity, risk = (WARNING, "it may diverge") if ratio > 1 else (NOTE, "it learns slowly")
+        is_high = ratio > 1
         meaning = (
             f"for {solver.IMS_PER_BATCH} images {ratio:.3g} times what is in proportion to "
-            f"{reference:g} for {REFERENCE_BATCH}: {risk}"
+            f"{reference:g} for {REFERENCE_BATCH}: training "
+            f"{'may diverge' if is_high else 'is slow'}"
         )
-        numbers, changes = (
-            {"rate": rate, "ratio": ratio},
-            {"SOLVER.BASE_LR": float(f"{expected:.3g}")},
-        )
+        numbers = {"rate": rate, "ratio": ratio}
+        changes = {"SOLVER.BASE_LR": float(f"{expected:.3g}")}
+        severity = WARNING if is_high else NOTE
         yield _finding("learning_rate", severity, numbers, changes, meaning=meaning)
 
 
