@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import PurePath
+from typing import NamedTuple
 
 import cv2
 import jinja2
@@ -45,12 +46,21 @@ _STYLE = {
 }
 
 
-def html_page(report: dict, pictures: dict[str, dict[str, list[tuple[str, str]]]]) -> str:
+class ImagePictures(NamedTuple):
+    """The pictures of one image."""
+
+    name: str
+    """Of the file."""
+    models: dict[str, list[tuple[str, str]]]
+    """By name of the model, pairs of a data URI and a caption."""
+
+
+def html_page(report: dict, pictures: Sequence[ImagePictures]) -> str:
     """The page, readable in a phone's window too, in light and in dark.
 
     Args:
         report (dict): as in the JSON file.
-        pictures (dict): see :func:`draw_pictures`.
+        pictures (sequence of ImagePictures): of some images.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("anchor_heads.analysis.comparison", ""),
@@ -78,32 +88,31 @@ def _number(value: float | None, form: str = ".1f") -> str:
 
 def draw_pictures(
     models: Sequence[ComparedModel], images: Sequence[AnnotatedImage], number: int
-) -> dict[str, dict[str, list[tuple[str, str]]]]:
+) -> list[ImagePictures]:
     """Pictures of the anchors on some images with objects, spread evenly over all of them.
 
     Args:
         models (sequence of ComparedModel): the models.
         images (sequence of AnnotatedImage): to choose from.
         number (int): how many images at most.
-
-    Returns:
-        dict: by name of the file and of the model, pairs of a data URI and a caption.
     """
     with_objects = [image for image in images if len(image.objects)]
     chosen = np.linspace(0, len(with_objects) - 1, min(number, len(with_objects))).astype(int)
-    return {
-        PurePath(with_objects[i].record["file_name"]).name: {
-            model.name: _draw_anchors(model, with_objects[i]) for model in models
-        }
+    return [
+        ImagePictures(
+            PurePath(with_objects[i].record["file_name"]).name,
+            {model.name: _draw_anchors(model, with_objects[i]) for model in models},
+        )
         for i in chosen
-    }
+    ]
 
 
 def _draw_anchors(model: ComparedModel, image: AnnotatedImage) -> list[tuple[str, str]]:
     """The best anchor of each object; and those that learn the objects, or are the most likely."""
     pixels = read_record_image(image.record)
     scale = PICTURE_SIDE / max(pixels.shape)
-    pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    width, height = (max(1, round(side * scale)) for side in pixels.shape[1::-1])
+    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     network_input = model.load(image)["image"]
     size = tuple(network_input.shape[1:])
     boxes = resized(image.objects.gt_boxes, image.objects.image_size, size)
@@ -143,6 +152,7 @@ def _plots(models: list[dict]) -> dict[str, list[Markup]]:
                     model["name"]: [x["AR"] for x in model["recall"].get(kind, {}).values()]
                     for model in models
                 },
+                top=100,
             )
             for kind in KINDS
             if any(kind in model["recall"] for model in models)
@@ -150,7 +160,7 @@ def _plots(models: list[dict]) -> dict[str, list[Markup]]:
     }
 
 
-def _plot(title, axis_labels, ticks, heights) -> Markup:
+def _plot(title, axis_labels, ticks, heights, top=None) -> Markup:
     """Bars for each model in turn, so that equal values do not hide each other."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 3.2), layout="constrained")
@@ -162,6 +172,7 @@ def _plot(title, axis_labels, ticks, heights) -> Markup:
             values = values or [np.nan] * len(ticks)
             axes.bar(np.arange(len(ticks)) + offset, values, width, label=name)
         axes.set(title=title, xlabel=axis_labels[0], ylabel=axis_labels[1])
+        axes.set_ylim(top=top)
         axes.set_xticks(range(len(ticks)), map(str, ticks))
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
         file = io.StringIO()

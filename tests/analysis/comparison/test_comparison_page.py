@@ -7,7 +7,7 @@ import markdown
 import pytest
 
 from anchor_heads.analysis.comparison.measure import RANKS
-from anchor_heads.analysis.comparison.page import html_page
+from anchor_heads.analysis.comparison.page import ImagePictures, html_page
 from anchor_heads.analysis.comparison.run import overview
 
 VOID = {"meta", "img"}
@@ -84,7 +84,7 @@ class Page(HTMLParser):
 
 def test_the_page_has_the_numbers(report):
     report["models"][0] |= {"parameters": None, "head_is_trained": False, "weights": ""}
-    page = Page(html_page(report, {}))
+    page = Page(html_page(report, []))
     text = " ".join(" ".join(page.text).split())
     assert "1,234 images, 3 of them without objects, 20 objects (20 small, 0 medium" in text
     assert "2 thread(s) of A CPU" in text
@@ -104,7 +104,7 @@ def test_the_page_has_the_numbers(report):
 
 def test_the_page_needs_no_other_file(report):
     pictures = {x["name"]: [("data:image/jpeg;base64,AAAA", "an anchor")] for x in report["models"]}
-    text = html_page(report, {"a<b.jpg": pictures})
+    text = html_page(report, [ImagePictures("a<b.jpg", pictures)])
     page = Page(text)
     assert [x for x in page.addresses if x and "jpeg" in x] == ["data:image/jpeg;base64,AAAA"] * 2
     assert "Anchors on a<b.jpg" in page.text and page.text.count("an anchor") == 2
