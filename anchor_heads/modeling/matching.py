@@ -23,7 +23,7 @@ from anchor_heads.modeling.statistics import put_scalars
 
 # Entries of one chunk of the overlap matrix. On a CPU a chunk with its temporaries should stay in
 # the cache; on a GPU it should be large enough to hide the launch of a kernel.
-CHUNK_ENTRIES = {"cpu": 2**19, "cuda": 2**25}
+CHUNK_ENTRIES = {"cpu": 2**18, "cuda": 2**25}
 
 # A box that no object overlaps.
 NOWHERE = (-2e6, -2e6, -1e6, -1e6)
@@ -74,6 +74,23 @@ def chunks(count: int, entries: int, device: torch.device) -> Iterator[slice]:
 def _chunk_rows(entries: int, device: torch.device) -> int:
     most = CHUNK_ENTRIES.get(device.type, CHUNK_ENTRIES["cpu"])
     return max(1, most // max(1, entries))
+
+
+def flat_objects(gt_boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The objects of N images as one list.
+
+    Args:
+        gt_boxes (sequence of Tensor): (M, 4) for each image, M may be 0.
+
+    Returns:
+        Tensor: (sum of M, 4) boxes.
+        Tensor: (sum of M,) int64, the image of each.
+        Tensor: (sum of M,) int64, its number among the objects of this image.
+    """
+    boxes = torch.cat(list(gt_boxes))
+    index = [(i, j) for i, boxes_i in enumerate(gt_boxes) for j in range(len(boxes_i))]
+    image, number = torch.tensor(index, dtype=torch.int64, device=boxes.device).view(-1, 2).T
+    return boxes, image, number
 
 
 def pad_objects(gt_boxes: Sequence[Tensor]) -> tuple[list[int], Tensor, Tensor]:
@@ -154,22 +171,25 @@ def match_max_iou(
             anchors = anchors.where(valid[..., None, None], anchors.new_tensor(NOWHERE))
         anchors = _reordered(anchors, order)
     valid = None if valid is None else _reordered(valid, order)
+    factor = valid.float() if shared and valid is not None else None
     boxes = anchors.permute(3, 2, 0, 1).contiguous()  # (4, A, N or 1, R)
+    rows = 0 if num_anchors == 0 else objects.shape[1]  # there is no maximum over nothing
+    entries = num_images * num_anchors
     # As many of the A boxes at a time as keep the matrix and its temporaries in the cache.
-    parts = boxes.split(_chunk_rows(num_images * num_anchors, device), dim=1)
+    rows_at_once = max(1, min(rows, _chunk_rows(entries, device)))
+    parts = boxes.split(_chunk_rows(entries * rows_at_once, device), dim=1)
 
     best = torch.zeros((num_images, num_anchors), device=device)  # over the objects so far
     matched = torch.zeros((num_images, num_anchors), dtype=torch.int64, device=device)
     taken_by = torch.full_like(matched, -1)
     best_of_objects = objects.new_zeros(objects.shape[:2])
-    rows = 0 if num_anchors == 0 else objects.shape[1]  # there is no maximum over nothing
-    for chunk in chunks(rows, num_images * num_anchors, device):
+    for chunk in chunks(rows, entries, device):
         n = sum(count > chunk.start for count in counts)  # images with objects in this chunk
         here = objects[:n, chunk]
         ious = (iou for part in parts for iou in _iou(here, part[:, :, :n]))  # A of (n, m, R)
-        iou = reduce(torch.maximum, ious)
-        if shared and valid is not None:
-            iou.mul_(valid[:n, None])
+        iou = reduce(lambda x, y: torch.maximum(x, y, out=x), ious)
+        if factor is not None:
+            iou.mul_(factor[:n, None])
         best_here, object_here = iou.max(dim=1)
         better = best_here > best[:n]
         matched[:n] = torch.where(better, object_here + chunk.start, matched[:n])

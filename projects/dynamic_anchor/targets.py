@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anchor_heads.modeling.matching import flat_objects
+
 
 class ShapeTargets(NamedTuple):
     """What n locations should predict."""
@@ -58,11 +60,8 @@ def objects_by_center(
         Tensor: (N, R) int64 indices of objects of the image, -1 where there is none. R is the
         number of locations of all levels.
     """
-    boxes, device = torch.cat(list(gt_boxes)), gt_boxes[0].device
-    counts = [len(x) for x in gt_boxes]
-    image = [i for i, count in enumerate(counts) for _ in range(count)]
-    number = [j for count in counts for j in range(count)]
-    image, number = torch.tensor([image, number], dtype=torch.int64, device=device)
+    boxes, image, number = flat_objects(gt_boxes)
+    device = boxes.device
     order = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).argsort(stable=True)
     boxes, image = boxes[order], image[order, None, None]
     rank = torch.arange(len(order), device=device)[:, None, None]

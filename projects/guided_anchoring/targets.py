@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anchor_heads.modeling.matching import chunks, pad_objects
+from anchor_heads.modeling.matching import flat_objects
 
 # Weight of a location that no object is near, where those in a centre region have 1.
 BACKGROUND_WEIGHT = 0.1
@@ -52,72 +52,87 @@ def location_targets(
         Tensor: (N, R) float32, 1 = an object's centre region, 0 = not.
         Tensor: (N, R) float32, weights.
     """
-    order, boxes, real = pad_objects(gt_boxes)
-    back = sorted(range(len(order)), key=order.__getitem__)
-    # For each level l, (L, N, M): how far the object's own level is from it.
-    level = torch.arange(len(sizes), device=boxes.device)[:, None, None]
+    boxes, image, number = flat_objects(gt_boxes)
+    device, num_cells = boxes.device, [height * width for height, width in sizes]
+    starts = [sum(num_cells[:level]) for level in range(len(sizes))]
+    level, start, stride, height, width = torch.tensor(
+        [(*x, *size) for *x, size in zip(range(len(sizes)), starts, strides, sizes, strict=True)],
+        device=device,
+    ).T.unsqueeze(-1)
+    # For each level, (L, M): how far the object's own level is from it.
     distance = (object_levels(boxes, sides, by_short_side) - level).abs()
-    own, beside = (distance == 0) & real, (distance == 1) & real
-    regions = _regions(boxes, strides, offset, (ignore_ratio, center_ratio))
-    last, target = zip(
-        *(_decisive(*x) for x in zip(own, beside, regions.unbind(1), sizes, strict=True)),
-        strict=True,
+    own, beside = distance == 0, distance == 1
+    # (2, L, M, 2) the first x, y and the number of columns and rows of both regions of objects.
+    first, extent = _regions(
+        boxes,
+        stride[..., None],
+        offset,
+        torch.tensor([ignore_ratio, center_ratio], device=device).view(-1, 1, 1, 1),
+        torch.stack([width, height], dim=-1),
     )
-    last, target = torch.cat(last, dim=1)[back], torch.cat(target, dim=1)[back]
+    extent = extent * torch.stack([own | beside, own])[..., None]
+    corner = start + image * sum(num_cells) + first[..., 1] * width + first[..., 0]
+    # What decides about a cell is the greatest number of the regions that it is in: 1 for the
+    # ignore region of an object beside, 2 i + 3 for that of the level's own object i, 2 i + 4 for
+    # its centre region.
+    rank = torch.stack([(2 * number + 3).where(own, 1), (2 * number + 4).expand_as(own)])
+    is_center = torch.tensor([0, 1], device=device).view(-1, 1, 1).expand_as(rank)
+
+    cells, region = _cells(corner.flatten(), extent.flatten(0, -2), width.expand_as(rank).flatten())
+    last, target = (
+        torch.zeros(len(gt_boxes) * sum(num_cells), dtype=torch.int64, device=device)
+        .scatter_reduce_(0, cells, x.flatten()[region], "amax")
+        .view(len(gt_boxes), -1)
+        for x in (rank, is_center)
+    )
     counts = (last > 1) & (last % 2 == 0)
     return target.float(), counts.float().masked_fill_(last == 0, BACKGROUND_WEIGHT)
 
 
 def _regions(
-    boxes: Tensor, strides: Sequence[int], offset: float, ratios: Sequence[float]
-) -> Tensor:
-    """(ratios, L, N, M, 4) the first and the last cells (x0, y0, x1, y1) of the regions in the
-    middle of boxes (N, M, 4).
+    boxes: Tensor, stride: Tensor, offset: float, ratio: Tensor, size: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The cells of the regions in the middle of boxes.
 
     A region has both its ends, so that it is never empty inside the map.
-    """
-    strides = torch.tensor(strides, device=boxes.device)[:, None, None, None]
-    low, high = (boxes / strides - offset).split(2, dim=-1)
-    border = (1 - torch.tensor(ratios, device=boxes.device).view(-1, 1, 1, 1, 1)) / 2
-    start, end = (1 - border) * low + border * high, border * low + (1 - border) * high
-    return torch.cat([start, end], dim=-1).round().clamp(min=0)
-
-
-def _decisive(
-    own: Tensor, beside: Tensor, regions: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """What decides about the cells of a level.
 
     Args:
-        own, beside (Tensor): (N, M) bool, whether an object belongs to the level, or to one next to
-            it.
-        regions (Tensor): (2, N, M, 4) the ignore and the centre region of each object, in cells.
-        size (tuple[int, int]): H, W.
+        boxes (Tensor): (M, 4) in pixels.
+        stride, ratio (Tensor): (..., 1, 1) pixels of a cell, and the region's share of a box.
+        offset (float): where the first anchor has its centre, in cells.
+        size (Tensor): (..., 1, 2) columns and rows of the map.
 
     Returns:
-        Tensor: (N, H*W) int32, the greatest number of these: 1 in the ignore region of an object
-        beside, 2 i + 3 in that of the level's own object i, 2 i + 4 in its centre region; else 0.
-        Tensor: (N, H*W) bool, whether the cell is in a centre region.
+        Tensor: (..., M, 2) int64, column and row of the first cell.
+        Tensor: (..., M, 2) int64, the number of columns and rows, 0 outside of the map.
     """
-    number = 2 * torch.arange(own.shape[1], dtype=torch.int32, device=own.device) + 3
-    code = torch.where(own, number, beside.to(torch.int32))[..., None]
-    own = own[..., None]
-    axes = []
-    for axis, cells in ((1, size[0]), (0, size[1])):
-        index = torch.arange(cells, device=own.device)
-        inside = (index >= regions[..., axis, None]) & (index <= regions[..., axis + 2, None])
-        center = inside[1] & own
-        axes.append((code * inside[0] + center, center))  # (N, M, H) or (N, M, W)
-    (rows, center_rows), (columns, center_columns) = axes
+    low, high = (boxes / stride - offset).split(2, dim=-1)
+    border = (1 - ratio) / 2
+    first = ((1 - border) * low + border * high).round().clamp(min=0)
+    last = (border * low + (1 - border) * high).round().clamp(min=0)
+    return first.long(), (torch.minimum(last, size - 1) - first + 1).clamp(min=0).long()
 
-    last = torch.zeros((len(own), *size), dtype=torch.int32, device=own.device)
-    target = torch.zeros_like(last, dtype=torch.bool)
-    for chunk in chunks(own.shape[1], last.numel(), own.device):
-        # A cell has the lesser of what its row and its column have.
-        codes = torch.minimum(rows[:, chunk, :, None], columns[:, chunk, None])
-        last = torch.maximum(last, codes.amax(dim=1))
-        target |= (center_rows[:, chunk, :, None] & center_columns[:, chunk, None]).any(dim=1)
-    return last.flatten(1), target.flatten(1)
+
+def _cells(corner: Tensor, extent: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """All cells of rectangles in maps.
+
+    Args:
+        corner (Tensor): (n,) int64 index of the first cell of each.
+        extent (Tensor): (n, 2) int64 number of columns and rows, may be 0.
+        width (Tensor): (n,) int64 width of its map.
+
+    Returns:
+        Tensor: (c,) int64 indices of cells.
+        Tensor: (c,) int64, the rectangle of each, ascending.
+    """
+    count = extent.prod(dim=-1)
+    before = count.cumsum(0) - count
+    region = torch.repeat_interleave(count)
+    table = torch.stack([corner, before, extent[:, 0], width])
+    corner, before, columns, width = table[:, region]
+    position = torch.arange(len(region), device=region.device) - before
+    row = position // columns
+    return corner + row * (width - columns) + position, region
 
 
 def object_levels(gt_boxes: Tensor, sides: Sequence[float], by_short_side: bool = False) -> Tensor:

@@ -52,7 +52,7 @@ def test_memory_of_targets_does_not_grow_with_the_objects():
         code, said = finish(start(Path(__file__), num_objects))
         assert code == 0, said
         used[num_objects] = float(said.split()[-1])
-    assert 20 < used[500] < 162
+    assert 20 < used[500] < 120
     assert used[2000] < 1.25 * used[500]
 
 
