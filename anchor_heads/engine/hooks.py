@@ -83,15 +83,33 @@ class WeightAverage(HookBase):
 
 
 class SaveAtEnd(HookBase):
-    """Saves a model once, after the last iteration."""
+    """Saves a model once, after the training, also after one that ended early."""
 
     def __init__(self, checkpointer, name: str):
         self.checkpointer = checkpointer
         self.name = name
 
-    def after_step(self):
-        if self.trainer.iter + 1 == self.trainer.max_iter:
-            self.checkpointer.save(self.name, iteration=self.trainer.iter)
+    def after_train(self):
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self.checkpointer.save(self.name, iteration=self.trainer.max_iter - 1)
+
+
+class EvalHook(hooks.EvalHook):
+    """Detectron2's, which does not evaluate again when a training ends early by an evaluation."""
+
+    def __init__(self, period: int, function: Callable[[], dict]):
+        super().__init__(period, self._evaluate)
+        self.function = function
+        self.last_evaluated = -1
+
+    def _evaluate(self) -> dict:
+        self.last_evaluated = self.trainer.iter
+        return self.function()
+
+    def after_train(self):
+        if self.last_evaluated != self.trainer.iter:
+            super().after_train()
+        del self.function  # as Detectron2's: it may hold the trainer, which holds this hook
 
 
 class BestCheckpointer(hooks.BestCheckpointer):

@@ -68,9 +68,12 @@ def _wandb(wandb, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
 
 
 def _mlflow(mlflow, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
+    experiment = os.getenv("MLFLOW_EXPERIMENT_NAME", "anchor_heads")
     if not os.getenv("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    mlflow.set_experiment(os.getenv("MLFLOW_EXPERIMENT_NAME", "anchor_heads"))
+        if mlflow.get_experiment_by_name(experiment) is None:  # whose files would be in ./mlruns
+            mlflow.create_experiment(experiment, artifact_location=f"{folder}/mlartifacts")
+    mlflow.set_experiment(experiment)
     mlflow.start_run(run_name=run)
     mlflow.log_dict(_settings(cfg), "config.yaml")
     # Its names may not have "@", as in "AR@100".

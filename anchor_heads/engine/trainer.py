@@ -29,6 +29,7 @@ from anchor_heads.engine.hooks import (
     EarlyStop,
     EndOfStep,
     EndOfTraining,
+    EvalHook,
     PicturesInTraining,
     SaveAtEnd,
     WeightAverage,
@@ -152,7 +153,7 @@ class Trainer(DefaultTrainer):
         timer, scheduler, precise_norms, *rest = super().build_hooks()
         periods = [cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD]
         evaluation = next(i for i, hook in enumerate(rest) if isinstance(hook, hooks.EvalHook))
-        saving, evaluating = rest[:evaluation], [rest[evaluation]]
+        saving, evaluating = rest[:evaluation], [EvalHook(cfg.TEST.EVAL_PERIOD, self._test_model)]
         writing = rest[evaluation + 1 :]
 
         models = [model]
@@ -162,15 +163,11 @@ class Trainer(DefaultTrainer):
             models.append(average.average.module)
             before_saving.append(average)
             saving.append(self._saver_of_average(average))
-            evaluating.append(
-                hooks.EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._test_average(average))
-            )
+            evaluating.append(EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._test_average(average)))
         self._batch_norms = AverageBatchNorms(models, periods)
         self._end_of_step = EndOfStep(self._save_on_signal)
         before_saving += [self._end_of_step, precise_norms, self._batch_norms]
-        evaluating.append(
-            hooks.EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model))
-        )
+        evaluating.append(EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model)))
         if cfg.TEST.BEST_METRIC and comm.is_main_process():
             checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
             evaluating.append(
@@ -343,6 +340,10 @@ class Trainer(DefaultTrainer):
             average.average.module, self.cfg.OUTPUT_DIR, tag=False, extra=_extra(self.cfg)
         )
         return SaveAtEnd(checkpointer, "model_final_ema")
+
+    def _test_model(self) -> dict:
+        self._last_eval_results = self.test(self.cfg, self.model)  # where DefaultTrainer has them
+        return self._last_eval_results
 
     def _test_average(self, average: WeightAverage) -> dict:
         results = self.test(_in_folders_of(self.cfg, "EMA"), average.average.module)

@@ -122,9 +122,9 @@ def assert_equal(weights, others):
 def test_the_best_checkpoint_and_an_early_end(tmp_path, monkeypatch):
     write_data_set(tmp_path)
     overrides = ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 50]
-    overrides += ["SOLVER.EARLY_STOP_PATIENCE", 2]
+    overrides += ["SOLVER.EARLY_STOP_PATIENCE", 2, "SOLVER.EMA_DECAY", 0.9]
     config = write_config(tmp_path, overrides=overrides)
-    values = iter([1.0, 3.0, 2.0, 3.0, 3.0])  # the last one at the end
+    values = iter(x for value in (1.0, 3.0, 2.0, 3.0) for x in (value, 9.0))  # and the average's
     monkeypatch.setattr(
         "anchor_heads.engine.Trainer.test",
         classmethod(lambda cls, cfg, model: {"bbox": {"AP": next(values)}}),
@@ -133,7 +133,8 @@ def test_the_best_checkpoint_and_an_early_end(tmp_path, monkeypatch):
     assert trainer.iter == 3
     output = tmp_path / "output"
     assert torch.load(output / "model_best.pth")["iteration"] == 1
-    assert torch.load(output / "model_final.pth")["iteration"] == 3
+    for name in ("model_final", "model_final_ema"):
+        assert torch.load(output / f"{name}.pth")["iteration"] == 3
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
 
 

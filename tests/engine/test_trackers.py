@@ -64,9 +64,12 @@ def test_the_services_offline(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which it reads when imported
     pytest.importorskip(name)
     (tmp_path / "my_run").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     (writer,) = build_trackers(config_for(name, tmp_path))
     with EventStorage() as storage:
         storage.put_scalars(**{"loss": 1.0, "box_proposals/AR@100": 2.0})
         writer.write()
     writer.close()
     assert any(path.is_file() for path in tmp_path.rglob("*"))
+    assert not list((tmp_path / "here").iterdir())
