@@ -39,7 +39,7 @@ def test_every_command(model, tmp_path, capsys):
     )
 
     capsys.readouterr()
-    run("diagnose", *config, "--json", out / "diagnosis.json")
+    run("diagnose", *config, "--output", out / "diagnosis.json")
     assert f"Anchors: {name} on p3, p4, p5" in capsys.readouterr().out
     found = {x["name"] for x in json.loads((out / "diagnosis.json").read_text())["findings"]}
     # Every object has its anchor; levels without objects there may be.
