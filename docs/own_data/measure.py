@@ -59,19 +59,19 @@ LIMITS = (30, 100, 300, 1000)
 ASPECT_RATIOS = {"to 2": (1, 2), "to 4": (2, 4), "to 8": (4, 8), "over 8": (8, np.inf)}
 PROPOSALS = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
 
-# The levels and strides of the predicted anchors, for preset ones.
-P2 = [
-    *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
-    *("MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
-    "MODEL.ANCHOR_GENERATOR.SIZES",
-    [[s, 1.26 * s, 1.587 * s] for s in (8, 16, 32, 64)],
+# The levels of Detectron2's RetinaNet, without the ones that are too coarse for such small images.
+P3 = [
+    *("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]),
+    *("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5"]),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", [[s, 1.26 * s, 1.587 * s] for s in (16, 32, 64)]),
 ]
 
 # Model: config, overrides, and whether the anchors are those that diagnose suggests.
 MODELS = {
     "retinanet": ("retinanet", [], False),
     "retinanet_suggested": ("retinanet", [], True),
-    "retinanet_suggested_p2": ("retinanet", P2, True),
+    "retinanet_p3": ("retinanet", P3, False),
+    "retinanet_suggested_p3": ("retinanet", P3, True),
     "free_anchor": ("free_anchor", [], False),
     "free_anchor_suggested": ("free_anchor", [], True),
     "ga_retinanet": ("ga_retinanet", [], False),
@@ -85,6 +85,7 @@ MODELS = {
     "faster_rcnn": ("faster_rcnn", [], False),
     "faster_rcnn_suggested": ("faster_rcnn", [], True),
     "free_anchor_faster_rcnn": ("free_anchor_faster_rcnn", [], False),
+    "free_anchor_faster_rcnn_suggested": ("free_anchor_faster_rcnn", [], True),
     "ga_faster_rcnn": ("ga_faster_rcnn", [], False),
     "da_faster_rcnn": ("da_faster_rcnn", [], False),
 }
@@ -148,7 +149,7 @@ class Run(Trainer):
         if done in (last // 4, last // 2, last):
             start = time.process_time()
             self.model.eval()
-            self.curve[done] = evaluate(self.cfg, self.model)
+            self.curve[done] = evaluate(self.cfg, self.model, self.tuning)
             self.curve[done]["seconds"] = round(time.process_time() - start, 1)
             self.model.train()
             print(
@@ -159,12 +160,14 @@ class Run(Trainer):
 
 
 @torch.no_grad()
-def evaluate(cfg, model) -> dict:
-    """AR of proposals or detections by limit and aspect ratio; of detections also AP."""
+def evaluate(cfg, model, tuning: bool) -> dict:
+    """AR of proposals or detections by limit and aspect ratio; of detections also AP. Settings are
+    compared with ``tuning``, on other images than those of the tables."""
     data = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     coco = COCO(data.json_file)
     images = sorted(coco.getImgIds())
-    images = set(images[:: max(1, len(images) // TEST_IMAGES)][:TEST_IMAGES])
+    step = len(images) // TEST_IMAGES
+    images = set(images[step // 2 if tuning else 0 :: step][:TEST_IMAGES])
     overlaps, ratios, detections, counted = defaultdict(list), [], [], 0
     for (inputs,) in Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]):
         if inputs["image_id"] not in images:
@@ -235,7 +238,9 @@ def max_objects(coco) -> int:
     return max(map(len, coco.imgToAnns.values()))
 
 
-def measure(model: str, data: Path, seed: int, weights: str, overrides: list, output: Path):
+def measure(
+    model: str, data: Path, seed: int, weights: str, overrides: list, tuning: bool, output: Path
+):
     """Train and evaluate one model, and write the result file."""
     cfg = run_config(model, data, seed, weights, overrides)
     cfg.OUTPUT_DIR = str(output.parent / "log")
@@ -244,6 +249,7 @@ def measure(model: str, data: Path, seed: int, weights: str, overrides: list, ou
     torch.manual_seed(seed)
     start, cpu = time.time(), time.process_time()
     run = Run(cfg)
+    run.tuning = tuning
     run.train()
     result = {
         "model": model,
@@ -253,6 +259,7 @@ def measure(model: str, data: Path, seed: int, weights: str, overrides: list, ou
         "batch": cfg.SOLVER.IMS_PER_BATCH,
         "short side": cfg.INPUT.MIN_SIZE_TEST,
         "test images": TEST_IMAGES,
+        "tuning": tuning,
         "learning rate": cfg.SOLVER.BASE_LR,
         "overrides": overrides,
         "sizes": cfg.MODEL.ANCHOR_GENERATOR.SIZES,
@@ -281,20 +288,22 @@ def main():
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=10**6, help="runs to make, at most")
+    parser.add_argument("--tuning", action="store_true", help="evaluate on other test images")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         (name, model, seed, label), overrides = args.one[:4], args.one[4:]
         output = args.results / name / f"{label}-{seed}.json"
         logging.getLogger("detectron2").setLevel(logging.INFO)
-        measure(model, args.data / name, int(seed), args.weights, overrides, output)
+        data = args.data / name
+        measure(model, data, int(seed), args.weights, overrides, args.tuning, output)
         return
     for _ in range(args.limit):
         line = next_run(args)
         if line is None:
             break
         command = [sys.executable, __file__, "--data", args.data, "--weights", args.weights]
-        command += ["--results", args.results, "--one", *line]
+        command += ["--results", args.results, *["--tuning"] * args.tuning, "--one", *line]
         print(time.strftime("%H:%M:%S"), *line, flush=True)
         log = args.results / f"{line[0]}-{line[3]}-{line[2]}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
