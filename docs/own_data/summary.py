@@ -23,28 +23,92 @@ RATIOS = ("to 2", "to 4", "to 8", "over 8")
 PROPOSALS = {
     "rpn": "RPN, preset anchors",
     "rpn_suggested": "RPN, suggested anchors",
+    "free_anchor_rpn": "FreeAnchorRPN, preset anchors",
     "free_anchor_rpn_suggested": "FreeAnchorRPN, suggested anchors",
     "ga_rpn_published": "GuidedAnchorRPN, published settings",
     "ga_rpn": "GuidedAnchorRPN",
     "da_rpn": "DynamicAnchorRPN",
 }
 ONE_STAGE = {
+    "retinanet_p3": "RetinaNet on P3 to P5, preset anchors",
+    "retinanet_suggested_p3": "RetinaNet on P3 to P5, suggested anchors",
     "retinanet": "RetinaNet, preset anchors",
     "retinanet_suggested": "RetinaNet, suggested anchors",
-    "retinanet_suggested_p2": "RetinaNet, suggested anchors, on P2 to P5",
     "free_anchor": "FreeAnchor, preset anchors",
     "free_anchor_suggested": "FreeAnchor, suggested anchors",
     "ga_retinanet": "GA-RetinaNet",
     "da_retinanet": "DA-RetinaNet",
 }
-DATA = {"receipts": "Receipts", "aquarium": "Aquarium", "bccd": "BCCD"}
+TWO_STAGE = {
+    "faster_rcnn": "RPN, preset anchors",
+    "faster_rcnn_suggested": "RPN, suggested anchors",
+    "free_anchor_faster_rcnn": "FreeAnchorRPN, preset anchors",
+    "free_anchor_faster_rcnn_suggested": "FreeAnchorRPN, suggested anchors",
+    "ga_faster_rcnn": "GuidedAnchorRPN",
+    "da_faster_rcnn": "DynamicAnchorRPN",
+}
+# Preset anchors fit the objects of these data sets, so that diagnose suggests no others.
+FITTING = {"aquarium": "Aquarium", "bccd": "BCCD"}
+# Label of a run of tuning.txt: what it changes in which recipe, and its metric.
+STEPS = {
+    "GuidedAnchorRPN": ("AR@100", {
+        "ga_rpn": "recipe",
+        "ga_rpn_level": "level by the area, as published",
+        "ga_rpn_shape": "from squares, as published",
+        "ga_rpn_loss": "bounded IoU loss of the shapes, as published",
+        "ga_rpn_prior": "objectness from 0.5, as published",
+        "ga_rpn_beta": "box loss as in Detectron2",
+        "ga_rpn_lr2": "twice the learning rate",
+    }),
+    "DynamicAnchorRPN": ("AR@100", {
+        "da_rpn": "recipe",
+        "da_rpn_level": "level by the longest side, as published",
+        "da_rpn_shape": "from squares, as published",
+        "da_rpn_prior": "objectness from 0.5, as published",
+        "da_rpn_beta": "box loss as in Detectron2",
+        "da_rpn_lr2": "twice the learning rate",
+    }),
+    "RPN, suggested anchors": ("AR@100", {
+        "rpn_suggested": "recipe",
+        "rpn_beta": "box loss of the predicted anchors",
+        "rpn_lr2": "twice the learning rate",
+    }),
+    "FreeAnchorRPN, suggested anchors": ("AR@100", {
+        "free_anchor_rpn_suggested": "recipe",
+        "free_anchor_rpn_lr2": "twice the learning rate",
+    }),
+    "RetinaNet, suggested anchors": ("AP", {
+        "retinanet_suggested": "recipe",
+        "retinanet_prior": "PRIOR_PROB 0.01, as published",
+        "retinanet_lr2": "twice the learning rate",
+    }),
+    "FreeAnchor, suggested anchors": ("AP", {
+        "free_anchor_suggested": "recipe",
+        "free_anchor_l1": "localisation likelihood from smooth L1, as published",
+        "free_anchor_lr2": "twice the learning rate",
+    }),
+    "GA-RetinaNet": ("AP", {
+        "ga_retinanet": "recipe",
+        "ga_retinanet_lr2": "twice the learning rate",
+    }),
+    "DA-RetinaNet": ("AP", {
+        "da_retinanet": "recipe",
+        "da_retinanet_prior": "PRIOR_PROB 0.01, as published",
+        "da_retinanet_top5": "at most 5 positives per object (not in the package)",
+        "da_retinanet_weights": "every object has the same weight (not in the package)",
+        "da_retinanet_lr2": "twice the learning rate",
+    }),
+}  # fmt: skip
 COMMAND = "python docs/own_data/measure.py --data DIR --weights tf_efficientnet_lite0.pth"
 
 
-def read() -> dict[str, dict[str, list[dict]]]:
-    """The results by data set and model, one for each seed."""
+Runs = dict[str, list[dict]]  # by model, one for each seed
+
+
+def read(folder: Path) -> dict[str, Runs]:
+    """The results by data set."""
     results = defaultdict(lambda: defaultdict(list))
-    for path in sorted(RESULTS.glob("*/*.json")):
+    for path in sorted(folder.glob("*/*.json")):
         result = json.loads(path.read_text("utf-8"))
         results[path.parent.name][path.stem.rsplit("-", 1)[0]].append(result)
     return results
@@ -55,75 +119,105 @@ def last(result: dict) -> dict:
     return result["curve"][max(result["curve"], key=int)]
 
 
-def setting(data: str, runs: dict[str, list[dict]], names: dict[str, str]) -> str:
+def setting(data: str, runs: list[Runs], names: dict[str, str]) -> str:
     """How a table was measured."""
-    one = next(run[0] for model, run in runs.items() if model in names)
-    seeds = {len(run) for model, run in runs.items() if model in names}
-    seconds = [x["cpu seconds"] for model, run in runs.items() if model in names for x in run]
-    spread = "Mean (minimum to maximum) of the seeds. " if max(seeds) > 1 else ""
+    results = [x for part in runs for model, run in part.items() if model in names for x in run]
+    one = results[0]
+    seconds = [x["cpu seconds"] for x in results]
+    several = any(len(run) > 1 for part in runs for model, run in part.items() if model in names)
+    spread = (
+        " Mean (minimum to maximum) of the seeds, whose number stands behind the model."
+        if several
+        else " Seed 0."
+    )
     return (
-        f"{DATA[data]}, {one['test images']} test images. EfficientNet-Lite0 from ImageNet, "
+        f"{data}, {one['test images']} test images. EfficientNet-Lite0 from ImageNet, "
         f"{one['iterations']} iterations of {one['batch']} image, random crops at a short side of "
         f"{one['short side']}, AdamW at {one['learning rate']}, one CPU thread, "
-        f"{min(seconds)} to {max(seconds)} s for a training with its evaluations. {spread}"
-        "The number of seeds stands behind the model."
+        f"{min(seconds)} to {max(seconds)} s for a training with its evaluations.{spread}"
     )
 
 
-def write_table(name, runs, data, names, columns, values) -> None:
-    """A table with a row for each measured model."""
-    rows = [
-        [f"{title} ({len(runs[model])})"]
-        + [_of_seeds(round(value(x), 1) for x in runs[model]) for value in values]
-        for model, title in names.items()
-        if model in runs
-    ]
-    if not rows:
-        return
-    content = {
-        "setting": setting(data, runs, names),
-        "command": COMMAND,
-        "columns": columns,
-        "rows": rows,
-    }
+def write_table(name, setting, columns, rows, command=COMMAND) -> None:
+    content = {"setting": setting, "command": command, "columns": columns, "rows": rows}
     text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)
     (DOCS / "results" / f"own_data_{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def _of_seeds(values):
-    values = list(values)
+def write_runs(name, runs: Runs, names, columns, values) -> None:
+    """A table on receipts with a row for each measured model."""
+    rows = [
+        [f"{title} ({len(runs[model])})", *(_of_seeds(value, runs[model]) for value in values)]
+        for model, title in names.items()
+        if model in runs
+    ]
+    if rows:
+        write_table(name, setting("Receipts", [runs], names), columns, rows)
+
+
+def write_fitting(name, results, names, first, metrics) -> None:
+    """A table with the same metrics of the data sets that preset anchors fit."""
+    runs = [results[data] for data in FITTING]
+    rows = [
+        [title, *(_of_seeds(_metric(x), part[model]) for part in runs for x in metrics)]
+        for model, title in names.items()
+        if all(model in part for part in runs)
+    ]
+    if rows:
+        columns = [f"{data}, {x}" for data in FITTING.values() for x in metrics]
+        title = " and ".join(FITTING.values())
+        write_table(name, setting(title, runs, names), [first, *columns], rows)
+
+
+def _metric(name):
+    return lambda result: last(result)[name]
+
+
+def _of_seeds(value, results):
+    values = [round(value(x), 1) for x in results]
     return values if len(values) > 1 else values[0]
 
 
 def tables(results) -> None:
-    for data, runs in results.items():
-        write_table(
-            f"{data}_proposals",
-            runs,
-            data,
-            PROPOSALS,
-            ["proposal generator", *(f"AR@{k}" for k in LIMITS)],
-            [lambda x, k=k: last(x)[f"AR@{k}"] for k in LIMITS],
-        )
-        write_table(
-            f"{data}_detection",
-            runs,
-            data,
-            ONE_STAGE,
-            ["model", "AP", "AP50", "AP75", "AR@100"],
-            [lambda x, k=k: last(x)[k] for k in ("AP", "AP50", "AP75", "AR@100")],
-        )
     runs = results["receipts"]
+    recall = [f"AR@{k}" for k in LIMITS]
+    precision = ["AP", "AP50", "AP75", "AR@100"]
+    for name, names, first, metrics in (
+        ("receipts_proposals", PROPOSALS, "proposal generator", recall),
+        ("receipts_detection", ONE_STAGE, "model", precision),
+        ("receipts_two_stage", TWO_STAGE, "Faster R-CNN with proposals of", precision),
+    ):
+        write_runs(name, runs, names, [first, *metrics], [_metric(x) for x in metrics])
+    write_fitting("fitting_detection", results, ONE_STAGE, "model", ["AP", "AP50"])
+    write_fitting(
+        "fitting_proposals", results, PROPOSALS, "proposal generator", ["AR@100", "AR@1000"]
+    )
+    write_fitting(
+        "fitting_two_stage", results, TWO_STAGE, "Faster R-CNN with proposals of", ["AP", "AP50"]
+    )
     objects = last(runs["rpn"][0])["by aspect ratio"]
-    write_table(
+    write_runs(
         "receipts_by_ratio",
         runs,
-        "receipts",
         PROPOSALS,
         ["AR@100 by longer over shorter side"]
         + [f"{ratio} ({objects[ratio]['objects']} objects)" for ratio in RATIOS],
         [lambda x, r=r: last(x)["by aspect ratio"][r]["AR@100"] for r in RATIOS],
     )
+
+
+def steps(runs: Runs) -> None:
+    """The table of what the settings of the recipes change."""
+    rows = [
+        [f"{model}: {change}", metric, _of_seeds(_metric(metric), runs[label])]
+        for model, (metric, labels) in STEPS.items()
+        for label, change in labels.items()
+        if label in runs
+    ]
+    labels = {label: label for _, group in STEPS.values() for label in group}
+    text = setting("Receipts, other images than those of the tables above", [runs], labels)
+    command = f"{COMMAND} --runs docs/own_data/tuning.txt --results docs/own_data/tuning --tuning"
+    write_table("steps", text, ["setting", "metric", "value"], rows, command)
 
 
 def mean(values) -> float:
@@ -177,9 +271,10 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    results = read()
+    results = read(RESULTS)
     tables(results)
     plots(results)
+    steps(read(RESULTS.parent / "tuning")["receipts"])
 
 
 if __name__ == "__main__":
