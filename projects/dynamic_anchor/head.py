@@ -84,6 +84,7 @@ class DynamicAnchorRetinaNetHead(nn.Module):
         num_convs: int = 4,
         norm: str = "GN",
         prior_prob: float = 0.01,
+        kaiming_init: bool = False,
     ):
         """
         Args:
@@ -93,6 +94,7 @@ class DynamicAnchorRetinaNetHead(nn.Module):
             norm (str): norm after each of them, see :func:`detectron2.layers.get_norm`. All levels
                 share its parameters, and a batch norm's statistics.
             prior_prob (float): class probability that training starts from.
+            kaiming_init (bool): see :class:`FeatureAdaption`; for the fusion, too.
         """
         super().__init__()
         channels = input_shape[0].channels
@@ -101,11 +103,14 @@ class DynamicAnchorRetinaNetHead(nn.Module):
         self.anchor_convs = nn.Sequential(*(NormalizedConv(conv, norm) for conv in convs))
         self.conv_anchor = _conv(channels, 2, 3)
         self.scales = nn.ModuleList(Scale() for _ in input_shape)
-        self.feature_attention = FeatureAdaption(channels, channels)
+        self.feature_attention = FeatureAdaption(channels, channels, kaiming_init=kaiming_init)
         half = channels // 2
         self.fusion_conv_x = _conv(channels, half, 1)
         self.fusion_conv_y = _conv(channels, half, 1)
         self.fusion = _conv(2 * half, channels, 1)
+        if kaiming_init:
+            for layer in (self.fusion_conv_x, self.fusion_conv_y, self.fusion):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
         self.conv_cls = _conv(channels, num_classes, 3)
         self.conv_reg = _conv(channels, 4, 3)
         self.conv_quality = _conv(channels, 1, 3)
@@ -120,6 +125,7 @@ class DynamicAnchorRetinaNetHead(nn.Module):
             "num_convs": retinanet.NUM_CONVS,
             "norm": retinanet.NORM,
             "prior_prob": retinanet.PRIOR_PROB,
+            "kaiming_init": cfg.MODEL.DYNAMIC_ANCHOR.KAIMING_INIT,
         }
 
     def forward(self, features: list[Tensor]) -> list[Prediction]:
@@ -163,6 +169,7 @@ class DynamicAnchorRPNHead(StandardRPNHead):
         conv_dims: Sequence[int] = (-1,),
         num_levels: int = 5,
         prior_prob: float = 0.5,
+        kaiming_init: bool = False,
     ):
         """
         Args:
@@ -171,20 +178,26 @@ class DynamicAnchorRPNHead(StandardRPNHead):
                 configs of :class:`StandardRPNHead`.
             num_levels (int): number of feature levels; each has its own scale of the shape.
             prior_prob (float): objectness that training starts from.
+            kaiming_init (bool): see :class:`FeatureAdaption`.
         """
         super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
         nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
         channels = self.objectness_logits.in_channels
         self.conv_anchor = _conv(channels, 2, 1)
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
-        self.feature_attention = FeatureAdaption(channels, channels)
+        self.feature_attention = FeatureAdaption(channels, channels, kaiming_init=kaiming_init)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
         del ret["box_dim"]
-        prior_prob = cfg.MODEL.DYNAMIC_ANCHOR.RPN.PRIOR_PROB
-        return {**ret, "num_levels": len(input_shape), "prior_prob": prior_prob}
+        node = cfg.MODEL.DYNAMIC_ANCHOR
+        return {
+            **ret,
+            "num_levels": len(input_shape),
+            "prior_prob": node.RPN.PRIOR_PROB,
+            "kaiming_init": node.KAIMING_INIT,
+        }
 
     def forward(self, features: list[Tensor]) -> list[Prediction]:
         """

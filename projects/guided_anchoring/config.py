@@ -19,6 +19,10 @@ def add_config(cfg: CfgNode) -> None:
     # What of an object decides its level. False: the square root of its area, as published. True:
     # its shorter side, so that long thin objects are on levels whose locations lie close enough.
     node.LEVEL_BY_SHORT_SIDE = False
+    # How the weights of the feature adaption start. False: with a standard deviation of 0.01, as
+    # published, which is for 256 channels. True: Kaiming initialization, with which narrow heads
+    # learn classes much sooner.
+    node.KAIMING_INIT = False
     # Location targets, as shares of an object's width and height: the centre region, which
     # has anchors, and the larger region around it in which it does not matter.
     node.CENTER_RATIO = 0.2

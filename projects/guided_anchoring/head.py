@@ -55,7 +55,12 @@ class GuidedHead(nn.Module):
     def from_config(cls, cfg, input_shape):
         ret = super().from_config(cfg, input_shape)
         ret.pop("box_dim", None)
-        return {**ret, "location_prior_prob": cfg.MODEL.GUIDED_ANCHOR.LOCATION_PRIOR_PROB}
+        node = cfg.MODEL.GUIDED_ANCHOR
+        return {
+            **ret,
+            "location_prior_prob": node.LOCATION_PRIOR_PROB,
+            "kaiming_init": node.KAIMING_INIT,
+        }
 
     def forward(self, features: list[Tensor]) -> list[AnchorPrediction]:
         """
@@ -98,6 +103,7 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
         conv_dims: Sequence[int] = (-1,),
         location_prior_prob: float = 0.01,
         prior_prob: float = 0.5,
+        kaiming_init: bool = False,
     ):
         """
         Args:
@@ -106,12 +112,13 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
                 configs of :class:`StandardRPNHead`.
             location_prior_prob (float): location probability that training starts from.
             prior_prob (float): objectness that training starts from.
+            kaiming_init (bool): see :class:`FeatureAdaption`.
         """
         super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
         nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
         channels = self.objectness_logits.in_channels
         self._add_anchor_prediction(channels, location_prior_prob)
-        self.feature_adaption = FeatureAdaption(channels, channels)
+        self.feature_adaption = FeatureAdaption(channels, channels, kaiming_init=kaiming_init)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -162,6 +169,7 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
         norm: str = "",
         prior_prob: float = 0.01,
         location_prior_prob: float = 0.01,
+        kaiming_init: bool = False,
     ):
         """
         Args:
@@ -169,6 +177,7 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
             num_anchors (int): has no effect: there is one anchor per location. It is here for
                 configs of :class:`RetinaNetHead`.
             location_prior_prob (float): location probability that training starts from.
+            kaiming_init (bool): see :class:`FeatureAdaption`.
         """
         super().__init__(
             input_shape=input_shape,
@@ -180,8 +189,9 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
         )
         channels = self.cls_score.in_channels
         self._add_anchor_prediction(channels, location_prior_prob)
-        self.feature_adaption_cls = FeatureAdaption(channels, channels)
-        self.feature_adaption_reg = FeatureAdaption(channels, channels)
+        self.feature_adaption_cls, self.feature_adaption_reg = (
+            FeatureAdaption(channels, channels, kaiming_init=kaiming_init) for _ in range(2)
+        )
 
     def forward(self, features):
         predictions = []

@@ -51,3 +51,14 @@ def test_names_of_the_parameters_are_the_published_ones():
 def test_channels_that_cannot_be_divided_are_refused():
     with pytest.raises(ValueError, match="has 10 channels, which cannot be divided into 4 parts"):
         FeatureAdaption(10, 10)
+
+
+def test_kaiming_initialization_keeps_the_scale_of_narrow_features():
+    torch.manual_seed(0)
+    x, shape = torch.randn(4, 16, 16, 16), torch.zeros(4, 2, 16, 16)
+    published, kaiming = (
+        FeatureAdaption(16, 64, kaiming_init=kaiming_init)(x, shape).square().mean().sqrt().item()
+        for kaiming_init in (False, True)
+    )
+    assert published == pytest.approx(0.08, abs=0.02)
+    assert kaiming == pytest.approx(1.0, abs=0.15)
