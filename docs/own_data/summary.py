@@ -58,7 +58,6 @@ STEPS = {
         "ga_rpn_loss": "bounded IoU loss of the shapes, as published",
         "ga_rpn_prior": "objectness from 0.5, as published",
         "ga_rpn_beta": "box loss as in Detectron2",
-        "ga_rpn_lr2": "twice the learning rate",
     }),
     "DynamicAnchorRPN": ("AR@100", {
         "da_rpn": "recipe",
@@ -66,16 +65,10 @@ STEPS = {
         "da_rpn_shape": "from squares, as published",
         "da_rpn_prior": "objectness from 0.5, as published",
         "da_rpn_beta": "box loss as in Detectron2",
-        "da_rpn_lr2": "twice the learning rate",
     }),
     "RPN, suggested anchors": ("AR@100", {
         "rpn_suggested": "recipe",
         "rpn_beta": "box loss of the predicted anchors",
-        "rpn_lr2": "twice the learning rate",
-    }),
-    "FreeAnchorRPN, suggested anchors": ("AR@100", {
-        "free_anchor_rpn_suggested": "recipe",
-        "free_anchor_rpn_lr2": "twice the learning rate",
     }),
     "RetinaNet, suggested anchors": ("AP", {
         "retinanet_suggested": "recipe",
@@ -89,11 +82,17 @@ STEPS = {
     }),
     "GA-RetinaNet": ("AP", {
         "ga_retinanet": "recipe",
+        "ga_retinanet_init": "weights from 0.01 and one IoU threshold, as published",
+        "ga_retinanet_l1": "the same with the published box loss",
+        "ga_retinanet_iou": "-log IoU as box loss",
+        "ga_retinanet_sizes": "weights from 0.01 and shape samples from half the size",
         "ga_retinanet_lr2": "twice the learning rate",
     }),
     "DA-RetinaNet": ("AP", {
         "da_retinanet": "recipe",
-        "da_retinanet_prior": "PRIOR_PROB 0.01, as published",
+        "da_retinanet_init": "weights from 0.01, as published, and IoU thresholds 0.4 and 0.5",
+        "da_retinanet_init_thresholds": "weights from 0.01 and one IoU threshold, as published",
+        "da_retinanet_init_prior": "weights and PRIOR_PROB from 0.01, as published",
         "da_retinanet_top5": "at most 5 positives per object (not in the package)",
         "da_retinanet_weights": "every object has the same weight (not in the package)",
         "da_retinanet_lr2": "twice the learning rate",
