@@ -57,16 +57,21 @@ def add_arguments(parser):
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
 
 
-def check_numbers(args):
+def check_options(args):
     """
     Raises:
-        ValueError: if one is out of its range.
+        ValueError: if a number is out of its range, or there is no such device.
     """
     for name in ("image_size", "batch_size", "train_batch_size", "repeats", "threads"):
         if np.min(getattr(args, name)) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if min(args.objects) < 0 or min(args.kept) <= 0 or max(args.kept) > 1:
         raise ValueError("--objects must be at least 0, and --kept shares in (0, 1]")
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {args.device} cannot be used here: {reason}") from None
 
 
 def workloads(args) -> list[Workload]:
@@ -83,7 +88,7 @@ def workloads(args) -> list[Workload]:
 
 
 def run(args):
-    check_numbers(args)
+    check_options(args)
     if args.output:
         check_outputs([args.output], args.weights or [], args.force)
     cfgs = load_configs(args)

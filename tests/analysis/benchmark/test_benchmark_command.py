@@ -43,7 +43,13 @@ def test_it_prints_tables_and_writes_json(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "option, value",
-    [("--kept", "0"), ("--kept", "1.5"), ("--batch-size", "0"), ("--dtype", "int8")],
+    [
+        ("--kept", "0"),
+        ("--kept", "1.5"),
+        ("--batch-size", "0"),
+        ("--dtype", "int8"),
+        ("--device", "cuda:99"),
+    ],
 )
 def test_what_cannot_be_is_refused(capsys, option, value):
     with pytest.raises((SystemExit, ValueError)) as raised:
