@@ -33,8 +33,8 @@ def add_run_config(cfg: CfgNode) -> None:
     # broken or of another size than the annotation file says, and for the frame of EXIF-rotated
     # photographs. Takes about a minute for 100,000 images.
     cfg.DATASETS.CHECK_IMAGES = True
-    # Probabilities that a training image is one of four in a mosaic, that another is laid over it,
-    # and that objects with masks of another are pasted into it.
+    # Probabilities of a mosaic of four training images, of blending with another image (mixup),
+    # and of pasting objects with masks from another image (copy-paste).
     cfg.INPUT.MOSAIC = 0.0
     cfg.INPUT.MIXUP = 0.0
     cfg.INPUT.COPY_PASTE = 0.0

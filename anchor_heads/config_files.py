@@ -151,9 +151,9 @@ def _parse(text: str, path: str, allow_unsafe: bool) -> dict:
             f"(line {error.problem_mark.line + 1}). Write the value itself."
         ) from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no config: it has no keys.")
+        raise ValueError(f"{path} is not a config: it has no keys.")
     return content
 
 
@@ -167,7 +167,7 @@ def _find_base(base: str, path: str) -> str:
         return get_config_file(base)
     except ValueError as error:
         raise FileNotFoundError(
-            f"{path}: {BASE} names {beside}, which is no file. {error}"
+            f"{path}: {BASE} names {beside}, which is not a file. {error}"
         ) from None
 
 

@@ -42,9 +42,9 @@ def test_several_bases_and_a_shipped_name_to_merge(tmp_path):
     [
         ("_BASE_: nowhere.yaml", FileNotFoundError, "_BASE_ names .*nowhere.yaml, which is no"),
         ("_BASE_: mine.yaml", ValueError, "mine.yaml: _BASE_ leads back to this file"),
-        ("", ValueError, "mine.yaml is no config: it has no keys"),
-        ("[1, 2]", ValueError, "mine.yaml is no config"),
-        ("a: [", ValueError, "mine.yaml is no YAML file"),
+        ("", ValueError, "mine.yaml is not a config: it has no keys"),
+        ("[1, 2]", ValueError, "mine.yaml is not a config"),
+        ("a: [", ValueError, "mine.yaml is not a YAML file"),
         ("_BASE_: quick_start/free_anchor\nSEED: {A: 1}", ValueError, "SEED has keys below it"),
     ],
 )

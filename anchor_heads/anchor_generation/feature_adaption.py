@@ -9,7 +9,7 @@ class FeatureAdaption(nn.Module):
     """Makes a feature fit the shape of the anchor at each location.
 
     A 3x3 deformable convolution whose offsets are a linear function of the predicted shape
-    (Guided Anchoring, "anchor-guided feature adaptation"). The shape learns nothing from it.
+    (Guided Anchoring, "anchor-guided feature adaptation"). No gradient flows back to the shape.
     Computed in float32, also under autocast.
     """
 

@@ -4,7 +4,7 @@
 in the same form for every method:
 
 1. :meth:`~AnchorStrategy.level_anchors`: which anchors has this image, with what score?
-2. :meth:`~AnchorStrategy.assignments`: which object does each learn, by the rule of training?
+2. :meth:`~AnchorStrategy.assignments`: which object is each assigned to in training?
 3. :meth:`~AnchorStrategy.losses`: what are the losses of a batch?
 4. :meth:`~AnchorStrategy.coverage`: which objects of a data set can no anchor reach?
 
@@ -75,14 +75,14 @@ class LevelAnchors:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The anchors of one image that learn an object, by one rule of training."""
+    """The positive anchors of one image, by one assignment rule."""
 
     rule: str
     """What is learned by which rule, in a few words."""
     boxes: Tensor
     """(n, 4) anchors, in pixels of the network's input."""
     matched_idxs: Tensor
-    """(n,) int64, the object that each learns."""
+    """(n,) int64, the object that each is assigned to."""
     scores: Tensor
     """(n,) in [0, 1], how well each fits its object."""
     score_name: str
@@ -101,7 +101,7 @@ class Coverage:
     centered_iou: Tensor
     """(M,) the same for an anchor around the centre of the object, where no location may be."""
     levels: Tensor
-    """(M, L) bool, the levels that learn the object."""
+    """(M, L) bool, the levels that the object is assigned to."""
     reached: Tensor
     """(M,) bool, whether the object is learned as it should be."""
     threshold: float
@@ -142,7 +142,7 @@ class AnchorStrategy(ABC):
     """
 
     predicts_locations = False
-    consequence = "only the one anchor that overlaps each most learns it"
+    consequence = "only the anchor with the highest IoU is positive"
 
     def __init__(self, owner: nn.Module, model: nn.Module | None = None):
         """

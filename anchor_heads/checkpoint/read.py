@@ -78,7 +78,8 @@ def safe_reading(file: str) -> Iterator[None]:
                 'weights_only=False)["state_dict"]}, NEW_FILE).'
             ) from None
         raise ValueError(
-            f"{file} is not complete, or is no PyTorch checkpoint: {error or type(error).__name__}"
+            f"{file} is not complete, or is not a PyTorch checkpoint: "
+            f"{error or type(error).__name__}"
         ) from error
 
 

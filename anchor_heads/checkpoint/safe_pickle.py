@@ -83,4 +83,4 @@ def load_pickle(file: BinaryIO, name: str, encoding: str = "latin1") -> Any:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise ValueError(f"{name} is not complete, or is no pickle file ({error!r})") from error
+        raise ValueError(f"{name} is not complete, or is not a pickle file ({error!r})") from error

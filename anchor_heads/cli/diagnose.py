@@ -8,7 +8,7 @@
 
 Looks at objects that no anchor reaches, levels, classes and images without objects, limits per
 image, learning rate and schedule. Each finding is an error, a warning or a note, with its number
-and the config keys to change, which can be pasted behind a command.
+and the config keys to change, which can be appended to a command.
 """
 
 import json

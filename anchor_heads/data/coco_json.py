@@ -35,9 +35,9 @@ class Change(NamedTuple):
     what: str
     """For example "boxes clipped to the image"."""
     count: int
-    """So many entries ..."""
+    """Entries changed."""
     total: int
-    """... of so many."""
+    """Entries in all."""
     first: str
     """Which the first is."""
 

@@ -197,7 +197,7 @@ def _reason(path, error):
     if not os.path.exists(path):
         return "there is no such file"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is empty" if os.path.getsize(path) == 0 else "it is no image that Pillow knows"
+        return "it is empty" if os.path.getsize(path) == 0 else "Pillow cannot identify it"
     return str(error) or type(error).__name__
 
 

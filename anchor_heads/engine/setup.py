@@ -216,7 +216,7 @@ def _check_parts(cfg: CfgNode, images_per_process: int) -> None:
     if images_per_process % parts:
         raise ValueError(
             f"SOLVER.GRADIENT_ACCUMULATION is {parts}, and the {images_per_process} image(s) that "
-            "each process has of a batch cannot be divided into so many parts."
+            "each process has of a batch cannot be divided into that many parts."
         )
 
 

@@ -310,11 +310,11 @@ class Trainer(DefaultTrainer):
             path = self._save_and_name(f"model_{done:07d}", tag=not healthy)
             return (
                 f"The model fails with the batch of iteration {done}, too, so the weights in "
-                f"{path} may be spoilt. {to_resume}"
+                f"{path} may be corrupted. {to_resume}"
             )
         return (
-            f"The weights before it were spoilt already (the batch of iteration {done} now has a "
-            f"loss of {max(now):.3g}), so they were not saved. {to_resume}"
+            f"The weights before it were corrupted already (the batch of iteration {done} now has "
+            f"a loss of {max(now):.3g}), so they were not saved. {to_resume}"
         )
 
     def _save_and_name(self, name: str, tag: bool = True) -> str:

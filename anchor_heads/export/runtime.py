@@ -113,7 +113,7 @@ def onnx_session(path: str):
             f"with --plain-operators, or install a newer onnxruntime ({_first_line(error)})"
         ) from error
     except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail) as error:
-        raise ValueError(f"{path} is no ONNX model: {_first_line(error)}") from error
+        raise ValueError(f"{path} is not an ONNX model: {_first_line(error)}") from error
 
 
 def _load_onnx(path):
@@ -130,7 +130,7 @@ def _load_torchscript(path):
             warnings.simplefilter("ignore")  # of TorchScript's age
             model = torch.jit.load(path, "cpu", files)
     except RuntimeError as error:
-        raise ValueError(f"{path} is no TorchScript model: {_first_line(error)}") from error
+        raise ValueError(f"{path} is not a TorchScript model: {_first_line(error)}") from error
     return _run_module(model), json.loads(files[METADATA_FILE] or "{}")
 
 
@@ -139,7 +139,7 @@ def _load_torch_export(path):
     try:
         model = torch.export.load(path, extra_files=files).module()
     except (RuntimeError, BadZipFile) as error:
-        raise ValueError(f"{path} is no torch.export model: {_first_line(error)}") from error
+        raise ValueError(f"{path} is not a torch.export model: {_first_line(error)}") from error
     return _run_module(model), json.loads(files[METADATA_FILE] or "{}")
 
 

@@ -1,9 +1,9 @@
 """Deformable convolution on every device, of a whole feature map or at chosen locations only.
 
-Detectron2's has no gradient and one offset group on the CPU, torchvision's has both but takes
-there several times as long as a plain convolution. Here the sampling is one weighted
-``embedding_bag``, whose kernels are fast on the CPU; a whole map on a GPU, or in a model that is
-being exported, is left to torchvision.
+On the CPU, Detectron2's supports neither gradients nor several offset groups; torchvision's
+supports both, but takes several times as long as a plain convolution. Here the sampling is one
+weighted ``embedding_bag``, whose kernels are fast on the CPU; a whole map on a GPU, or in a model
+that is being exported, is left to torchvision.
 
 Shape shorthand in this module:
 

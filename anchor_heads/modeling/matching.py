@@ -125,7 +125,7 @@ def _iou(objects: Tensor, boxes: Tensor) -> Tensor:
 
 
 class Match(NamedTuple):
-    """Which object each anchor of a batch is to learn."""
+    """Which object each anchor of a batch is assigned to."""
 
     matched_idxs: Tensor
     """(N, R) int64, an index of an object of the image. Undefined for those not labelled 1."""
@@ -145,9 +145,10 @@ def match_max_iou(
 ) -> Match:
     """Match each anchor with the object that it overlaps most.
 
-    Each object also takes all anchors that reach its highest IoU, those of other objects too; of
-    several such objects the last has an anchor. (Detectron2's ``Matcher`` lets these anchors keep
-    the object that they overlap most, and knows no ``min_iou``.)
+    As in mmdetection's ``MaxIoUAssigner``, each object is also matched with all anchors that reach
+    its highest IoU (low-quality matches), even if they overlap another object more; of several
+    such objects the last one wins. (Detectron2's ``Matcher`` lets these anchors keep the object
+    that they overlap most, and has no ``min_iou``.)
 
     Args:
         gt_boxes (sequence of Tensor): for each of N images (M, 4), M may be 0.

@@ -43,7 +43,7 @@ def candidates_before_nms(model: nn.Module, topk_candidates: int | None = None):
             RetinaNet (``test_topk_candidates``, ``test_nms_thresh``,
             ``max_detections_per_image``), or the DistributedDataParallel module around it.
         topk_candidates (int or None): candidates kept per feature level, the best first; None for
-            all of them. Detectors with predicted anchors keep so many anchors, with all classes.
+            all of them. With predicted anchors, the limit is on anchors, each with all classes.
 
     Raises:
         TypeError: if the model lacks one of these attributes, as GeneralizedRCNN does.
@@ -94,7 +94,7 @@ def decode_candidates(
         transform (Box2BoxTransform): from anchors and deltas to boxes.
         level (tuple): anchors (Ri, 4), scores (Ri, K) and deltas (Ri, 4); Ri may be 0.
         score_thresh (float): pairs of anchor and class need a higher score.
-        topk (int): so many of these pairs at most, the best first.
+        topk (int): maximum number of these pairs, the best first.
         image_size (tuple[int, int]): height and width.
         clip (callable): clips boxes to the image, in place.
 
@@ -208,7 +208,7 @@ class PredictedAnchorDetector(DenseDetector):
         node = cfg.MODEL.RETINANET
         if node.NUM_CONVS < 1:
             raise ValueError(f"MODEL.RETINANET.NUM_CONVS is {node.NUM_CONVS}; it must be above 0.")
-        # First, for its errors say more than those of Matcher.
+        # First, because its errors say more than those of Matcher.
         MaxIoUMatcher(node.IOU_THRESHOLDS, node.IOU_LABELS, min_iou=0.0)
         backbone = build_backbone(cfg)
         shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]

@@ -100,7 +100,7 @@ class PredictedAnchorRPN(RPN):
             ValueError: if IoU thresholds and labels are not those of :class:`MaxIoUMatcher`.
         """
         check_preset_shapes(cfg)
-        # First, for its errors say more than those of Matcher.
+        # First, because its errors say more than those of Matcher.
         MaxIoUMatcher(cfg.MODEL.RPN.IOU_THRESHOLDS, cfg.MODEL.RPN.IOU_LABELS, min_iou=0.0)
         if cfg.MODEL.RPN.HEAD_NAME == "StandardRPNHead":
             cfg = cfg.clone()

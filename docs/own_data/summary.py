@@ -82,16 +82,16 @@ STEPS = {
     }),
     "GA-RetinaNet": ("AP", {
         "ga_retinanet": "recipe",
-        "ga_retinanet_init": "weights from 0.01 and one IoU threshold, as published",
+        "ga_retinanet_init": "initial std 0.01 and one IoU threshold, as published",
         "ga_retinanet_l1": "the same with the published box loss",
         "ga_retinanet_iou": "-log IoU as box loss",
-        "ga_retinanet_sizes": "weights from 0.01 and shape samples from half the size",
+        "ga_retinanet_sizes": "initial std 0.01 and shape samples from half the size",
         "ga_retinanet_lr2": "twice the learning rate",
     }),
     "DA-RetinaNet": ("AP", {
         "da_retinanet": "recipe",
-        "da_retinanet_init": "weights from 0.01, as published, and IoU thresholds 0.4 and 0.5",
-        "da_retinanet_init_thresholds": "weights from 0.01 and one IoU threshold, as published",
+        "da_retinanet_init": "initial std 0.01, as published, and IoU thresholds 0.4 and 0.5",
+        "da_retinanet_init_thresholds": "initial std 0.01 and one IoU threshold, as published",
         "da_retinanet_init_prior": "weights and PRIOR_PROB from 0.01, as published",
         "da_retinanet_top5": "at most 5 positives per object (not in the package)",
         "da_retinanet_weights": "every object has the same weight (not in the package)",
@@ -125,7 +125,7 @@ def setting(data: str, runs: list[Runs], names: dict[str, str]) -> str:
     seconds = [x["cpu seconds"] for x in results]
     several = any(len(run) > 1 for part in runs for model, run in part.items() if model in names)
     spread = (
-        " Mean (minimum to maximum) of the seeds, whose number stands behind the model."
+        " Mean (minimum to maximum) over the seeds, whose number is in parentheses after the model."
         if several
         else " Seed 0."
     )

@@ -2,8 +2,7 @@ from detectron2.config import CfgNode
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.DYNAMIC_ANCHOR``. Everything else that Dynamic Anchor needs are keys of
-    Detectron2.
+    """Add ``MODEL.DYNAMIC_ANCHOR``. Its other settings are keys of Detectron2.
 
     A dynamic anchor is decoded from the predicted shape and a square with the smallest of its
     level's ``MODEL.ANCHOR_GENERATOR.SIZES``. Half of that size limits the objects that are shape
@@ -21,8 +20,8 @@ def add_config(cfg: CfgNode) -> None:
     # as published. True: that along the object's shorter side, so that long thin objects are on
     # levels whose locations lie close enough.
     node.LEVEL_BY_SHORT_SIDE = False
-    # How the weights of the feature attention and of the fusion start. False: with a standard
-    # deviation of 0.01, as published, which is for 256 channels. True: Kaiming initialization, with
+    # Initialisation of the feature attention and the fusion. False: a standard deviation of 0.01,
+    # as published, which suits 256 channels. True: Kaiming initialization, with
     # which narrow heads learn classes much sooner.
     node.KAIMING_INIT = False
     # Factor of the loss of the shapes.
@@ -30,14 +29,14 @@ def add_config(cfg: CfgNode) -> None:
 
     # What the detector and the proposal generator set differently, and what one of them lacks.
     node.RETINANET = CfgNode()
-    # An object takes the anchors that overlap it most, if their IoU is at least this. 0 as
-    # published, and in the published configs: an object that no anchor overlaps then takes every
-    # anchor, those of objects before it too.
+    # An object takes the anchors that overlap it most, if their IoU is at least this. 0 in
+    # the published configs: an object that no anchor overlaps is then matched with every anchor,
+    # including those of previous objects.
     node.RETINANET.MIN_IOU = 0.001
     # Factor of the loss of the quality.
     node.RETINANET.QUALITY_LOSS_WEIGHT = 1.0
-    # As published, the boxes learn nothing from a batch in which no location learns a shape, even
-    # if anchors were matched with objects. True mends that.
+    # As published, there is no box loss for a batch without any shape target, even if anchors are
+    # positive. True computes it.
     node.RETINANET.ALWAYS_BOX_LOSS = False
     # As published, MODEL.RETINANET.SCORE_THRESH_TEST is for the class probability alone, so that
     # detections, scored by class times quality, may score less. True: it is for their score.
@@ -47,6 +46,6 @@ def add_config(cfg: CfgNode) -> None:
     # As RETINANET.MIN_IOU, for objectness; the value is that of Guided Anchoring's proposal
     # generator.
     node.RPN.MIN_IOU = 0.3
-    # Objectness that the head of the proposal generator starts from. A low one spares the first
-    # steps of a short training the unlearning of 0.5.
+    # Initial objectness of the proposal generator. With a low value the first steps of a short
+    # training need not lower it from 0.5.
     node.RPN.PRIOR_PROB = 0.5

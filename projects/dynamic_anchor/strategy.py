@@ -49,7 +49,7 @@ SIDE_IN_STRIDES = 16
 
 
 class ShapeAssignment(NamedTuple):
-    """The locations that learn a shape."""
+    """The locations that have a shape target."""
 
     mask: Tensor
     """(N, R) bool, n of them True."""
@@ -68,7 +68,7 @@ class ShapeAssignment(NamedTuple):
 def level_distances(sides: list[float]) -> list[tuple[float, float]]:
     """How far the furthest side of a level's objects is from the location, at least and at most.
 
-    A level is for the distances between half the side of the squares of the level before it and
+    The range of a level is between half the side of the squares of the level before it and
     half the side of its own.
 
     Args:
@@ -106,8 +106,8 @@ class DynamicAnchoring(nn.Module):
         super().__init__()
         if not center_radius > 0:
             raise ValueError(
-                f"center_radius is {center_radius}; it must be above 0, or no location learns a "
-                "shape."
+                f"center_radius is {center_radius}; it must be above 0, or no location has "
+                "a shape target."
             )
         self.square_generator = square_generator
         self.center_radius = center_radius
@@ -207,7 +207,7 @@ class DynamicAnchoring(nn.Module):
 class DynamicAnchorStrategy(PredictedAnchorStrategy):
     """One anchor of predicted shape at every location."""
 
-    consequence = "nothing learns their shape"
+    consequence = "they have no shape targets"
 
     def keys_for_aspect_ratio(self, ratio):
         return {
@@ -221,8 +221,8 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
             return super().config_problems()
         problem = ConfigProblem(
             "The anchor sizes are those of Detectron2's preset anchors. Here they decide which "
-            f"level learns an object, and with these, not {SIDE_IN_STRIDES} strides as published, "
-            "it is a coarser one.",
+            "level an object is assigned to. They are smaller than the published "
+            f"{SIDE_IN_STRIDES} strides, so that objects go to coarser levels.",
             {
                 "MODEL.ANCHOR_GENERATOR.SIZES": [[SIDE_IN_STRIDES * x] for x in squares.strides],
                 "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0]],
@@ -262,8 +262,8 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
         ]
 
     def coverage(self, boxes, image_sizes, generator=None):
-        """A level learns an object if one of its locations is inside it, near its centre, and at a
-        distance from its furthest side that the level is there for. The shape may be any."""
+        """A level learns an object if one of its locations is inside it, near its centre, and the
+        distance to its farthest side is in the range of the level. Any shape can be predicted."""
         anchoring = self.owner.dynamic_anchoring
         squares = anchoring.square_generator
         sides = squares.sides if generator is None else smallest_sizes(generator)

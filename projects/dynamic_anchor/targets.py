@@ -43,8 +43,8 @@ def objects_by_center(
 ) -> Tensor:
     """The object that each location learns the shape of.
 
-    The location lies inside the object, near its centre, and the furthest side of the object is at
-    a distance that the level is there for. Of several such objects the smallest counts, of equal
+    The location lies inside the object, near its centre, and the distance to the farthest side of
+    the object is in the range of the level. Of several such objects the smallest counts, of equal
     ones the first. (The rule of FCOS with centre sampling.)
 
     Args:

@@ -2,7 +2,7 @@ from detectron2.config import CfgNode
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.FREE_ANCHOR``. Everything else that FreeAnchor needs are keys of Detectron2:
+    """Add ``MODEL.FREE_ANCHOR``. Its other settings are keys of Detectron2:
     ``MODEL.RETINANET.*`` for the detector, ``MODEL.RPN.*`` for the proposal generator."""
     node = cfg.MODEL.FREE_ANCHOR = CfgNode()
     # Anchors in the bag of an object: those with the highest IoU. Fewer where the image has fewer.
@@ -19,6 +19,6 @@ def add_config(cfg: CfgNode) -> None:
     # Objectness that the RPN head starts from (the detector's is MODEL.RETINANET.PRIOR_PROB).
     node.RPN_PRIOR_PROB = 0.02
     # For the detector: anchors, clipping and resizing as the published code has them, with its "+1"
-    # box widths. For exactly the published detections from published weights; makes no difference
-    # worth having otherwise. Detections of test-time augmentation are resized as ever.
+    # box widths. Reproduces the published detections of published weights exactly; otherwise not
+    # worth setting. Does not affect the resizing of detections in test-time augmentation.
     node.LEGACY_BOXES = False

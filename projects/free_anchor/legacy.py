@@ -1,7 +1,7 @@
 """The published code's boxes, whose last pixel belongs to them (width = x1 - x0 + 1).
 
-With the last pixel counted in, x1 and y1 raised by one, its arithmetic is Detectron2's but for
-three things, which are here: rounded anchors, clipping to the image, and resizing.
+If one is added to x1 and y1, its arithmetic equals Detectron2's except for three things, which
+this module implements: rounded anchors, clipping to the image, and resizing.
 """
 
 import math

@@ -104,8 +104,8 @@ class _NegativeLoss(Function):
 
 
 def negative_loss(logits: Tensor, index: Tensor, localized: Tensor, gamma: float) -> Tensor:
-    """Focal loss that asks every anchor to be background for every class, but for what its box
-    localises: the sum of z^gamma * -log(1 - z) with z = sigmoid(logits) * (1 - q).
+    """Focal loss with background as the target of every anchor and class, except where the box
+    localises an object: the sum of z^gamma * -log(1 - z) with z = sigmoid(logits) * (1 - q).
 
     Args:
         logits (Tensor): float32 of any shape.

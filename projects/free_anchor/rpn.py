@@ -104,7 +104,7 @@ class FreeAnchorRPN(RPN):
         }
 
     def label_and_sample_anchors(self, anchors, gt_instances):
-        """FreeAnchor's loss labels no anchor beforehand; it wants the objects themselves.
+        """FreeAnchor's loss needs the objects themselves, not labels of anchors.
 
         Returns:
             list[Tensor]: the class, 0, of each object of each image.

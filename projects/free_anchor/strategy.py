@@ -206,7 +206,7 @@ class FreeAnchorStrategy(DenseAnchorStrategy):
             node, beta = "MODEL.RETINANET", "SMOOTH_L1_LOSS_BETA"
         problem = ConfigProblem(
             f"The box deltas have weights of {greatest:g}, where FreeAnchor's are 10 and 5: its "
-            "likelihood, exp(-loss), takes boxes that are far off for good ones.",
+            "likelihood, exp(-loss), is high even for boxes that are far off.",
             {f"{node}.BBOX_REG_WEIGHTS": BBOX_REG_WEIGHTS, f"{node}.{beta}": 0.11},
         )
         return [problem]

@@ -2,8 +2,7 @@ from detectron2.config import CfgNode
 
 
 def add_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.GUIDED_ANCHOR``. Everything else that Guided Anchoring needs are keys of
-    Detectron2.
+    """Add ``MODEL.GUIDED_ANCHOR``. Its other settings are keys of Detectron2.
 
     ``MODEL.ANCHOR_GENERATOR`` describes the shape samples (the published code's "approxes"): at
     each location all its sizes and aspect ratios. A guided anchor starts from a square of the
@@ -16,15 +15,15 @@ def add_config(cfg: CfgNode) -> None:
     # Height over width of the boxes that the anchors start from. 1 = squares, as published; the
     # median of one's data where most objects are wide or tall.
     node.BASE_ASPECT_RATIO = 1.0
-    # What of an object decides its level. False: the square root of its area, as published. True:
+    # Size that decides an object's level. False: the square root of its area, as published. True:
     # its shorter side, so that long thin objects are on levels whose locations lie close enough.
     node.LEVEL_BY_SHORT_SIDE = False
-    # How the weights of the feature adaption start. False: with a standard deviation of 0.01, as
-    # published, which is for 256 channels. True: Kaiming initialization, with which narrow heads
+    # Initialisation of the feature adaption. False: a standard deviation of 0.01, as published,
+    # which suits 256 channels. True: Kaiming initialization, with which narrow heads
     # learn classes much sooner.
     node.KAIMING_INIT = False
-    # Location targets, as shares of an object's width and height: the centre region, which
-    # has anchors, and the larger region around it in which it does not matter.
+    # Location targets, as fractions of an object's width and height: the centre region, which is
+    # positive, and the larger region around it, which is ignored.
     node.CENTER_RATIO = 0.2
     node.IGNORE_RATIO = 0.5
     # Location probability that training starts from.
@@ -61,10 +60,10 @@ def add_config(cfg: CfgNode) -> None:
     node.RETINANET.SHAPE_STD = 1.0
     node.RETINANET.SHAPE_IOU_THRESHOLDS = [0.4, 0.5]
     node.RETINANET.SHAPE_MIN_IOU = 0.4
-    # 0 as published, and in the published configs: an object that no anchor overlaps then takes
-    # every anchor, those of objects before it too.
+    # 0 in the published configs: an object that no anchor overlaps is then matched with every
+    # anchor, including those of previous objects.
     node.RETINANET.MIN_IOU = 0.001
 
-    # Objectness that the head of the proposal generator starts from. A low one spares the first
-    # steps of a short training the unlearning of 0.5.
+    # Initial objectness of the proposal generator. With a low value the first steps of a short
+    # training need not lower it from 0.5.
     node.RPN.PRIOR_PROB = 0.5

@@ -339,7 +339,7 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
     """One anchor of predicted shape at each location that is likely an object's centre."""
 
     predicts_locations = True
-    consequence = "no location learns their shape"
+    consequence = "they have no shape targets"
 
     def keys_for_aspect_ratio(self, ratio):
         samples = [float(f"{factor * ratio:.2g}") for factor in SAMPLED_ASPECT_RATIOS]
@@ -362,9 +362,9 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
             sizes = smallest_sizes(self.generator)
             octaves = [[round(size * 2 ** (i / 3), 3) for i in range(3)] for size in sizes]
             problem = ConfigProblem(
-                "The shape samples of a level have one size, as RPN's anchors have. The published "
-                "have three per octave, so that more of them overlap an object enough to learn "
-                "its shape.",
+                "The shape samples of a level have one size, like RPN's anchors. The published "
+                "config has three per octave, so that more of them overlap an object enough to "
+                "be positive.",
                 {"MODEL.ANCHOR_GENERATOR.SIZES": octaves},
             )
             problems.append(problem)

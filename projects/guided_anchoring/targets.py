@@ -33,10 +33,9 @@ def location_targets(
 ) -> tuple[Tensor, Tensor]:
     """Where anchors should be (the paper's location targets, section 3.5).
 
-    An object belongs to one level by its size. There its centre region is positive and the ring
-    around it up to the ignore region does not count; where objects overlap, the last one decides
-    what counts. On the two levels next to it its ignore region does not count, but for what
-    objects of that level say.
+    An object belongs to one level by its size. There its centre region is positive, and the rest of
+    its ignore region is ignored; where objects overlap, the last one decides. On the two adjacent
+    levels its ignore region is ignored, except where objects of that level decide otherwise.
 
     Args:
         gt_boxes (sequence of Tensor): for each of N images (M, 4) in pixels, M may be 0.

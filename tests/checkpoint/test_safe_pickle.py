@@ -78,5 +78,5 @@ def test_functions_are_refused(function):
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps(np.arange(100))[:-50]])
 def test_damaged_files_are_named(content):
-    with pytest.raises(ValueError, match="some.pkl is not complete, or is no pickle file"):
+    with pytest.raises(ValueError, match="some.pkl is not complete, or is not a pickle file"):
         load_pickle(io.BytesIO(content), "some.pkl")

@@ -178,7 +178,7 @@ INPUTS = {
     ),
     "image of text": (
         image("five.jpg", b"<html>404</html>"),
-        "five.jpg: it is no image that Pillow",
+        "five.jpg: Pillow cannot identify it",
     ),
     "image of another size": (image("five.jpg", jpeg((30, 40))), "five.jpg has 30x40 pixels"),
     "image cut off in its header": (

@@ -72,7 +72,7 @@ def test_an_error_of_any_type_in_a_forward_pass(tmp_path, config):
 def test_a_model_that_fails_with_every_batch(tmp_path, config, period, named):
     """Nobody knows whether the weights are good: they are saved, but others go before them."""
     overrides = ["SOLVER.CHECKPOINT_PERIOD", period]
-    with pytest.raises(StepError, match="weights in .*model_0000004.pth may be spoilt"):
+    with pytest.raises(StepError, match="weights in .*model_0000004.pth may be corrupted"):
         train(arguments(config, *overrides), At(5, fail_in_forward(times=100)))
     assert (tmp_path / "output/model_0000004.pth").exists()
     assert (tmp_path / "output/last_checkpoint").read_text() == named
@@ -124,7 +124,7 @@ def test_weights_that_were_spoilt_already_are_not_called_good(tmp_path, config, 
         train(arguments(config, *overrides), Spoils())
     folder = tmp_path / "output"
     assert not (folder / "model_last_good.pth").exists()
-    assert "spoilt already" in str(error.value)
+    assert "corrupted already" in str(error.value)
     if period == 3:
         assert f"The last healthy checkpoint is {folder}/model_0000002.pth" in str(error.value)
         assert last_iteration(folder) == 2

@@ -40,8 +40,8 @@ TEXTS = {
     "their annotations. Prediction without the annotation file turns them: remove the tags.",
     "absent_classes": "have no box and are never learned ({names}).",
     "rare_classes": "have fewer than {few} boxes: hardly learned ({names}).",
-    "images_without_objects": "are left out of training, for they have no objects (crowds aside): "
-    "the model never sees that there may be none.",
+    "images_without_objects": "are left out of training because they have no objects (crowds "
+    "aside): the model never sees images without objects.",
     "detection_limit": "have more objects (up to {most}) than the {limit} detections allowed.",
     "proposal_limit": "have more objects (up to {most}) than the {limit} proposals allowed.",
     "positives_limit": "have more objects (up to {most}) than the {limit} positives of a step.",

@@ -38,7 +38,7 @@ class Diagnosis:
         lines.append(f"{counted}." if self.findings else "Nothing was found that will hurt.")
         if self.recipe:
             values = " ".join(f"{key}{_pasteable(value)}" for key, value in self.recipe.items())
-            lines += ["", "All values together, to be pasted behind a command:", values]
+            lines += ["", "All values together, to append to a command:", values]
         return "\n".join(lines)
 
     @property

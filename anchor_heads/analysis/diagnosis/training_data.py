@@ -77,7 +77,7 @@ class TrainingData:
     """(I, 2) float32, width and height in pixels of the network's input."""
     class_names: list[str]
     num_left_out: int
-    """Images that training leaves out, for they have no objects; crowds do not count."""
+    """Images left out of training because they have no objects; crowds do not count."""
     cleaning: tuple[Cleaning, ...] = ()
     """What was done to each annotation file that a data set of ``DATASETS.COCO_FORMAT`` has."""
 

@@ -85,7 +85,7 @@ def test_suggestions_together():
     diagnosis = Diagnosis(made_case(config(), [square(84, 32)]), findings)
     assert diagnosis.recipe == diagnosis.to_json()["recipe"] == {sizes: [[8]], "B": (1, 2)}
     assert str(diagnosis).endswith(
-        f"All values together, to be pasted behind a command:\n{sizes} '[[8]]' B '(1, 2)'"
+        f"All values together, to append to a command:\n{sizes} '[[8]]' B '(1, 2)'"
     )
 
 

@@ -169,8 +169,8 @@ def test_small_objects():
     assert finding.severity == "warning" and finding.numbers == {"count": 2, "total": 5}
     assert finding.sentence == (
         "2 of 5 objects (40.0 %) are smaller than 20.2 pixels (square root of area), so that even "
-        "the smallest anchor, 32, overlaps them by less than IoU 0.4: only the one anchor that "
-        "overlaps each most learns it."
+        "the smallest anchor, 32, overlaps them by less than IoU 0.4: only the anchor with "
+        "the highest IoU is positive."
     )
     assert unreached(square(84, 20.2), *FITTING) == ["small_objects"]
     assert unreached(square(84, 20.3), *FITTING) == []
@@ -218,9 +218,9 @@ def test_the_share_of_objects_decides(small, total, severity):
     "cfg, limit, consequence",
     [
         (config("FreeAnchorRetinaNet"), 20.24, "their bags hold poor candidates only"),
-        (config("GuidedAnchorRetinaNet"), 20.24, "no location learns their shape"),
-        (proposal_config("RPN"), 17.53, "only the one anchor that overlaps each most learns it"),
-        (proposal_config("GuidedAnchorRPN"), 17.53, "no location learns their shape"),
+        (config("GuidedAnchorRetinaNet"), 20.24, "they have no shape targets"),
+        (proposal_config("RPN"), 17.53, "only the anchor with the highest IoU is positive"),
+        (proposal_config("GuidedAnchorRPN"), 17.53, "they have no shape targets"),
     ],
 )
 def test_each_method_has_its_own_limit(cfg, limit, consequence):
