@@ -16,6 +16,7 @@ from detectron2.structures import Boxes, Instances
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
+from anchor_heads.checkpoint.refusal import refuse_other_frameworks
 from anchor_heads.layers import is_exporting
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer, unwrap
@@ -195,6 +196,7 @@ class PredictedAnchorDetector(DenseDetector):
         self.max_detections_per_image = max_detections_per_image
         self.vis_period = vis_period
         self.input_format = input_format
+        self.register_load_state_dict_pre_hook(refuse_other_frameworks)
 
     @classmethod
     def from_config(cls, cfg):

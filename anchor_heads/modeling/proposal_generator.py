@@ -12,6 +12,7 @@ from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from anchor_heads.checkpoint.refusal import refuse_other_frameworks
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
@@ -92,6 +93,7 @@ class PredictedAnchorRPN(RPN):
                 f"anchor_boundary_thresh is {self.anchor_boundary_thresh}: predicted anchors are "
                 "not left out for crossing the image's border. Set it to -1."
             )
+        self.register_load_state_dict_pre_hook(refuse_other_frameworks)
 
     @classmethod
     def from_config(cls, cfg, input_shape):

@@ -10,6 +10,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.structures import Boxes
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
+from anchor_heads.checkpoint.refusal import refuse_other_frameworks
 from anchor_heads.modeling.one_stage import best_after_nms, decode_candidates
 from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
@@ -65,6 +66,7 @@ class FreeAnchorRetinaNet(RetinaNet):
             box_reg_loss_type=self.box_reg_loss_type,
         )
         self.legacy_boxes = legacy_boxes
+        self.register_load_state_dict_pre_hook(refuse_other_frameworks)
         warn_of_config_problems(self)
 
     @classmethod

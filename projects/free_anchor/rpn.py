@@ -11,6 +11,7 @@ from detectron2.structures import Boxes
 from torch import nn
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
+from anchor_heads.checkpoint.refusal import refuse_other_frameworks
 from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
 from .strategy import BBOX_REG_WEIGHTS, FreeAnchorLoss, FreeAnchorStrategy
@@ -83,6 +84,7 @@ class FreeAnchorRPN(RPN):
         if isinstance(self.rpn_head, StandardRPNHead):
             bias = self.rpn_head.objectness_logits.bias
             nn.init.constant_(bias, -math.log((1 - prior_prob) / prior_prob))
+        self.register_load_state_dict_pre_hook(refuse_other_frameworks)
         warn_of_config_problems(self)
 
     @classmethod

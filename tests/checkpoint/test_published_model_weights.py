@@ -6,8 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from published_files import small_cfg, small_source, write_published
+from published_files import CONFIGS, small_cfg, small_source, write_published
 from source_models import make_up_statistics, resnet, stages
 
 from anchor_heads.checkpoint.detectron2_loading import convert_loaded
@@ -95,6 +96,18 @@ def test_a_predictor_converts_with_one_line(tmp_path, caplog):
     assert torch.equal(predictor.model.head.cls_subnet[6].weight, published)
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     assert len(predictor(image)["instances"]) == 100
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_detectron2s_predictor_does_not_predict_with_random_weights(tmp_path, method):
+    """The weights alone, as many save them: the whole file of mmdetection is an error anyway."""
+    path = str(tmp_path / "x.pth")
+    torch.save({"model": small_source(method).state_dict()}, path)
+    cfg = small_cfg(method, "MODEL.WEIGHTS", path)
+    message = "These are weights of .*predictor.load_predictor.*anchor-heads convert-weights"
+    with pytest.raises(RuntimeError, match=message):
+        DefaultPredictor(cfg)
+    AtomicCheckpointer(build_model(cfg)).load(path)
 
 
 def test_another_number_of_classes_is_left_as_initialised(tmp_path, caplog):
