@@ -6,6 +6,7 @@ A shipped name is a path below ``configs/``, such as "free_anchor/free_anchor_R_
 import difflib
 import os
 from pathlib import Path
+from typing import IO
 
 import yaml
 from detectron2.config import CfgNode
@@ -16,6 +17,10 @@ from anchor_heads.data.class_names import recall_classes
 
 SUFFIX = ".yaml"
 BASE = "_BASE_"
+
+
+class ConfigFileError(ValueError):
+    """A file is no config; the message names it."""
 
 
 class Config(CfgNode):
@@ -35,9 +40,20 @@ class Config(CfgNode):
 
         Raises:
             FileNotFoundError: if there is no such config.
-            ValueError: if the file, or one that it builds on, is no config.
+            ConfigFileError: if the file, or one that it builds on, is no config.
         """
-        super().merge_from_file(find_config(cfg_filename), allow_unsafe)
+        path = find_config(cfg_filename)
+        try:
+            super().merge_from_file(path, allow_unsafe)
+        except ConfigFileError:
+            raise
+        except (AssertionError, KeyError) as error:
+            raise ConfigFileError(f"{path}: {error.args[0]}") from error
+        except ValueError as error:  # its message has whole groups of keys in it
+            key = str(error).rpartition("config key: ")[2]
+            raise ConfigFileError(f"{path}: the value of {key} is of the wrong type.") from error
+        except TypeError as error:
+            raise ConfigFileError(f"{path}: a group of keys has a value instead.") from error
         recall_classes(self)
 
     @classmethod
@@ -130,9 +146,9 @@ _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _known_exp
 
 def _read(path: str, allow_unsafe: bool, children: tuple[str, ...]) -> dict:
     if path in children:
-        raise ValueError(f"{path}: {BASE} leads back to this file.")
+        raise ConfigFileError(f"{path}: {BASE} leads back to this file.")
     with PathManager.open(path, "r") as file:
-        content = _parse(file.read(), path, allow_unsafe)
+        content = _parse(_text(file, path), path, allow_unsafe)
     bases = content.pop(BASE, [])
     merged: dict = {}
     for base in bases if isinstance(bases, list) else [bases]:
@@ -142,18 +158,25 @@ def _read(path: str, allow_unsafe: bool, children: tuple[str, ...]) -> dict:
     return merged
 
 
+def _text(file: IO[str], path: str) -> str:
+    try:
+        return file.read()
+    except UnicodeDecodeError as error:
+        raise ConfigFileError(f"{path} is no text in UTF-8 ({error}).") from None
+
+
 def _parse(text: str, path: str, allow_unsafe: bool) -> dict:
     try:
         content = yaml.load(text, yaml.UnsafeLoader if allow_unsafe else _Loader)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(
+        raise ConfigFileError(
             f"{path} has a YAML tag that could run code, so it was not read: {error.problem} "
             f"(line {error.problem_mark.line + 1}). Write the value itself."
         ) from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+        raise ConfigFileError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a config: it has no keys.")
+        raise ConfigFileError(f"{path} is no config: it has no keys.")
     return content
 
 
@@ -175,7 +198,7 @@ def _merge(source: dict, target: dict, path: str) -> None:
     for key, value in source.items():
         if isinstance(value, dict) and key in target:
             if not isinstance(target[key], dict):
-                raise ValueError(f"{path}: {key} has keys below it, but is a value in {BASE}.")
+                raise ConfigFileError(f"{path}: {key} has keys below it, but is a value in {BASE}.")
             _merge(value, target[key], path)
         else:
             target[key] = value

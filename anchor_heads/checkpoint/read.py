@@ -1,8 +1,10 @@
 """Reads checkpoints of any framework without executing code from them."""
 
 import datetime
+import os
 import pathlib
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -41,6 +43,7 @@ def _allowed() -> list:
 
 
 ALLOWED = _allowed()
+_GIT_LFS = b"version https://git-lfs"
 # Found in configs of mmdetection since 2.0.
 MMDET_V2_CONFIG = re.compile(r"\b(approx_anchor_generator|anchor_generator|bbox_coder|roi_head)\b")
 
@@ -77,10 +80,20 @@ def safe_reading(file: str) -> Iterator[None]:
                 'installed: torch.save({"state_dict": torch.load(FILE, '
                 'weights_only=False)["state_dict"]}, NEW_FILE).'
             ) from None
-        raise ValueError(
-            f"{file} is not complete, or is not a PyTorch checkpoint: "
-            f"{error or type(error).__name__}"
-        ) from error
+        raise ValueError(f"{file} is {_what_it_is(file, error)}.") from error
+
+
+def _what_it_is(file: str, error: Exception) -> str:
+    """What a file is that could not be read; PyTorch's own messages are of several lines."""
+    if os.path.isfile(file):
+        with open(file, "rb") as content:
+            start = content.read(len(_GIT_LFS))
+        if not start:
+            return "empty"
+        if start == _GIT_LFS:
+            return "a pointer of Git LFS in place of the file: get it with git lfs pull"
+    reason = str(error).partition("\n")[0] if zipfile.is_zipfile(file) else ""
+    return f"not complete, or is no PyTorch checkpoint{reason and f' ({reason})'}"
 
 
 def read_checkpoint(file: str) -> Checkpoint:

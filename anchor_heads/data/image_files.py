@@ -161,9 +161,15 @@ def _headers(paths):
     return [_header_of_file(path) for path in paths]
 
 
+def _open(path):
+    if not os.path.isfile(path) and os.path.exists(path):  # a pipe would be waited for
+        raise OSError("it is a directory, a pipe or a device")
+    return PathManager.open(path, "rb")
+
+
 def _header_of_file(path):
     try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        with _open(path) as file, Image.open(file) as image:
             wrong = _FLOATS if image.mode == "F" else ""
             return ImageHeader(image.size, _orientation(image, header_only=True), wrong)
     except Exception as error:  # a broken file may raise anything
@@ -180,7 +186,7 @@ _FLOATS = "it has floating-point pixels: convert it to 8 bits, with the range th
 
 def _read(path, format, turn):
     try:
-        with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        with _open(path) as file, Image.open(file) as image:
             orientation = _orientation(image)
             is_turned = turn(ImageHeader(image.size, orientation))
             image = _eight_bits_without_alpha(image, path)

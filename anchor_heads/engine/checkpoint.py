@@ -24,8 +24,6 @@ from anchor_heads.data.coco_json import shorten
 LAST_CHECKPOINT = "last_checkpoint"
 STALLED_SECONDS = 60  # without a byte from the address of weights
 
-_ARRAYS = (torch.Tensor, np.ndarray)
-
 
 class AtomicCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, which also reads published weights of other frameworks.
@@ -98,6 +96,11 @@ class AtomicCheckpointer(DetectionCheckpointer):
         try:
             with _no_longer_than(STALLED_SECONDS, path):
                 return super().load(path, checkpointables)
+        except AssertionError as error:  # of fvcore, that there is no such local file
+            raise FileNotFoundError(
+                f"The weights {path} are not found, or at an address of a kind that is not known "
+                "here. Download them, and name the file in MODEL.WEIGHTS."
+            ) from error
         except URLError as error:
             raise FileNotFoundError(
                 f"The weights {path} cannot be downloaded ({error.reason}). Download them "
@@ -121,10 +124,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint):
         """Same as Detectron2's, which only warns when all of the model stays as initialised."""
         weights, file = checkpoint["model"], self._parsed_url_during_load.geturl()
-        is_weights = isinstance(weights, dict)
-        if not is_weights or any(not isinstance(x, _ARRAYS) for x in weights.values()):
-            entries = shorten(list(weights), 5) if is_weights else type(weights).__name__
-            raise ValueError(f"{file} has no weights that are known here: it has {entries}.")
+        _check_weights(weights, file)
         found = list(weights)
         incompatible = super()._load_model(checkpoint)
         parameters = [name for name, _ in self.model.named_parameters()]
@@ -138,6 +138,12 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"Nothing in {file} fits the model in name and shape. The file has "
                 f"{shorten(found, 3)}; the model has {shorten(parameters, 3)}. Are they weights of "
                 "another model or framework?"
+            )
+        spoilt = [name for name, x in self.model.named_parameters() if not x.isfinite().all()]
+        if spoilt:
+            raise ValueError(
+                f"{file} has weights that are infinite or not a number: {shorten(spoilt, 3)}. The "
+                "training that wrote it had failed by then: use an earlier checkpoint."
             )
         if missing and self._complete:
             raise ValueError(
@@ -171,6 +177,19 @@ class AtomicCheckpointer(DetectionCheckpointer):
             ValueError: if it is not there or not whole. The message names the newest that is.
         """
         return checkpoint_to_resume(self.save_dir)
+
+
+def _check_weights(weights, file: str) -> None:
+    is_dict = isinstance(weights, dict) and bool(weights)
+    if not is_dict or not all(isinstance(key, str) and _is_array(x) for key, x in weights.items()):
+        entries = shorten(list(weights), 5) if is_dict else f"a {type(weights).__name__}"
+        raise ValueError(f"{file} has no weights that are known here: it has {entries}.")
+
+
+def _is_array(x) -> bool:
+    if isinstance(x, torch.Tensor):
+        return not (x.is_quantized or x.is_complex())
+    return isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
 
 
 def checkpoint_to_resume(folder: str) -> str:

@@ -3,7 +3,8 @@
 import logging
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,15 +46,17 @@ def check_resumed_config(
     Raises:
         ValueError: if the checkpoint is of another model or optimizer; names the keys that differ.
     """
-    checkpoint = read_entries(path)
-    if "trainer" not in checkpoint:
+    with whole_state(path):
+        checkpoint = read_entries(path)
+        done = checkpoint["trainer"]["iteration"] + 1
+        saved = checkpoint["trainer"]["_trainer"]["optimizer"]["param_groups"]
+        shapes = {name: x.shape for name, x in checkpoint["model"].items()}
+        changed = changed_keys(checkpoint.get("config", ""), cfg)
+    if not 0 < done <= cfg.SOLVER.MAX_ITER:
         raise ValueError(
-            f"--resume: {path} has no state of a training. To start from its weights, name it in "
-            "MODEL.WEIGHTS."
+            f"--resume: {path} is from after {done} iterations, and SOLVER.MAX_ITER is "
+            f"{cfg.SOLVER.MAX_ITER}. Write a larger one."
         )
-    changed = changed_keys(checkpoint.get("config", ""), cfg)
-
-    shapes = {name: x.shape for name, x in checkpoint["model"].items()}
     fits = shapes == {name: x.shape for name, x in model.state_dict().items()}
     kinds = [
         key
@@ -66,7 +69,6 @@ def check_resumed_config(
             f"--resume: {path} is a checkpoint of another model. {_describe(changed, keys)} Give "
             "the config of the stopped run, or another OUTPUT_DIR."
         )
-    saved = checkpoint["trainer"]["_trainer"]["optimizer"]["param_groups"]
     keys = [key for key in changed if key.startswith("SOLVER.")]
     if saved[0].keys() - {"initial_lr"} != optimizer.param_groups[0].keys() - {"initial_lr"}:
         raise ValueError(
@@ -82,6 +84,22 @@ def check_resumed_config(
     for key, (old, new) in changed.items():
         effect = "the seed of the stopped run stays" if key == "SEED" else "takes effect now"
         logger.warning(f"{key} was {old} in the checkpoint and is {new}: {effect}.")
+
+
+@contextmanager
+def whole_state(path: str) -> Iterator[None]:
+    """Context in which the state of a training is taken from a checkpoint.
+
+    Raises:
+        ValueError: if a part of it is missing or of another form.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"--resume: {path} has no state of a training, or not all of it "
+            f"({type(error).__name__}). To start from its weights, name it in MODEL.WEIGHTS."
+        ) from error
 
 
 def changed_keys(saved: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:

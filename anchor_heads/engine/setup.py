@@ -4,7 +4,6 @@ import argparse
 import difflib
 import glob
 import logging
-import math
 import os
 from argparse import Namespace
 from contextlib import contextmanager
@@ -20,8 +19,8 @@ from anchor_heads.config import get_cfg
 from anchor_heads.config_files import find_config
 from anchor_heads.data.class_names import note_classes
 from anchor_heads.data.coco_format import register_coco_format
+from anchor_heads.engine.config_values import check_config_values
 from anchor_heads.engine.run_record import write_run_record
-from anchor_heads.modeling.preset_shapes import check_preset_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,6 @@ def setup(args: Namespace) -> CfgNode:
     cfg = load_config(args)
     args.config_file = find_config(args.config_file)
     if not args.eval_only:
-        check_solver(cfg)
         check_batch_size(cfg, args, comm.get_world_size())
         if not (args.resume or vars(args).get("force")):
             check_is_unused(cfg.OUTPUT_DIR)
@@ -101,13 +99,11 @@ def load_config(args: Namespace) -> CfgNode:
             ``opts`` (list[str]), keys and values in turn.
 
     Raises:
-        ValueError, FileNotFoundError: if there is no such config or key, or a value is not of the
-            key's type, or MODEL.DEVICE is overridden with a device that there is not, or pixel
-            means, pixel deviations or anchor shapes are impossible.
+        ValueError, FileNotFoundError: if there is no such config or key, or a value is impossible
+            or not of the key's type, or MODEL.DEVICE is overridden with a device that there is not.
     """
     cfg = merge_config(args)
-    _check_pixels(cfg)
-    check_preset_shapes(cfg)
+    check_config_values(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         if "MODEL.DEVICE" in args.opts[::2]:
             raise ValueError(
@@ -152,33 +148,6 @@ def check_is_unused(folder: str) -> None:
         raise FileExistsError(
             f"OUTPUT_DIR {folder} has the checkpoints of another run, such as {checkpoints[0]}: "
             "name another folder, go on with that run with --resume, or overwrite it with --force."
-        )
-
-
-def check_solver(cfg: CfgNode) -> None:
-    """Check the numbers of a training.
-
-    Raises:
-        ValueError: if there is nothing to train with one of them.
-    """
-    solver = cfg.SOLVER
-    for key, least in (("MAX_ITER", 1), ("CHECKPOINT_PERIOD", 1), ("GRADIENT_ACCUMULATION", 1)):
-        if solver[key] < least:
-            raise ValueError(f"SOLVER.{key} is {solver[key]}; it must be at least {least}.")
-    if not 0 <= solver.BASE_LR < math.inf:
-        raise ValueError(
-            f"SOLVER.BASE_LR is {solver.BASE_LR}; it must be a finite number from 0 on."
-        )
-    if not 0 <= solver.EMA_DECAY < 1:
-        raise ValueError(f"SOLVER.EMA_DECAY is {solver.EMA_DECAY}; it must be in [0, 1).")
-    if cfg.TEST.EVAL_PERIOD < 0:
-        raise ValueError(
-            f"TEST.EVAL_PERIOD is {cfg.TEST.EVAL_PERIOD}; write 0 to evaluate only at the end."
-        )
-    if solver.EARLY_STOP_PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD):
-        raise ValueError(
-            "SOLVER.EARLY_STOP_PATIENCE needs TEST.BEST_METRIC, such as bbox/AP, and "
-            "TEST.EVAL_PERIOD, the iterations between two evaluations."
         )
 
 
@@ -243,10 +212,7 @@ def _file_config(args: Namespace) -> CfgNode:
         )
     config_file = find_config(args.config_file)
     cfg = get_cfg()
-    try:
-        cfg.merge_from_file(config_file)
-    except (AssertionError, KeyError) as error:
-        raise ValueError(f"{config_file}: {error.args[0]}") from error
+    cfg.merge_from_file(config_file)
     return cfg
 
 
@@ -284,14 +250,6 @@ def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
         if isinstance(value, CfgNode):
             keys += _keys(value, f"{prefix}{name}.")
     return keys
-
-
-def _check_pixels(cfg: CfgNode) -> None:
-    for key in ("PIXEL_MEAN", "PIXEL_STD"):
-        values = cfg.MODEL[key]
-        if not all(math.isfinite(x) and (x > 0 or key == "PIXEL_MEAN") for x in values):
-            allowed = "finite" if key == "PIXEL_MEAN" else "finite and above 0"
-            raise ValueError(f"MODEL.{key} is {values}; its numbers must be {allowed}.")
 
 
 @contextmanager

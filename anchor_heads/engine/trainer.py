@@ -23,6 +23,7 @@ from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.loader import ResumableBatches, build_train_loader, run_seed
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.engine.config_values import check_choice
 from anchor_heads.engine.hooks import (
     AverageBatchNorms,
     BestCheckpointer,
@@ -43,6 +44,7 @@ from anchor_heads.engine.resume import (
     optimizer_settings,
     scale_to_epochs,
     total_losses_are_sane,
+    whole_state,
 )
 from anchor_heads.engine.setup import setup
 from anchor_heads.engine.trackers import build_trackers
@@ -53,6 +55,13 @@ from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.modeling.test_time_augmentation import build_tta, build_tta_test_loader
 
 logger = logging.getLogger(__name__)
+
+# Those that Detectron2 builds by name.
+LR_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+TRAIN_SAMPLERS = (
+    *("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+    *("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"),
+)
 
 
 class Trainer(DefaultTrainer):
@@ -96,8 +105,26 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg):
-        """Same as Detectron2's, which also logs hundreds of lines; they are in model.txt."""
-        return build_model(cfg)
+        """Same as Detectron2's, which also logs hundreds of lines; they are in model.txt.
+
+        Raises:
+            ValueError: if IN_FEATURES names a feature that the backbone does not have.
+        """
+        try:
+            return build_model(cfg)
+        except KeyError as error:
+            for name in ("FPN", "RETINANET", "RPN", "ROI_HEADS", "SEM_SEG_HEAD"):
+                if error.args[0] in cfg.MODEL[name].IN_FEATURES:
+                    raise ValueError(
+                        f"MODEL.{name}.IN_FEATURES: the backbone has no feature {error}."
+                    ) from error
+            raise
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        """Same as Detectron2's."""
+        check_choice("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, LR_SCHEDULERS)
+        return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -110,6 +137,7 @@ class Trainer(DefaultTrainer):
 
         A loader of another kind starts anew when a run is resumed.
         """
+        check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, TRAIN_SAMPLERS)
         return build_train_loader(cfg)
 
     @classmethod
@@ -217,7 +245,8 @@ class Trainer(DefaultTrainer):
             return
         check_resumed_config(path, self.cfg, unwrap(self.model), self.optimizer)
         settings = optimizer_settings(self.optimizer, self.scheduler)
-        self.checkpointer.load(path, complete=True)
+        with whole_state(path):
+            self.checkpointer.load(path, complete=True)
         apply_settings(settings, self.optimizer, self.scheduler)
         self.start_iter = self.iter + 1
 

@@ -19,7 +19,7 @@ def check_preset_shapes(cfg: CfgNode) -> None:
         ValueError: if a size or an aspect ratio is not a finite number above 0.
     """
     for name in ("SIZES", "ASPECT_RATIOS"):
-        values = list(_flattened(cfg.MODEL.ANCHOR_GENERATOR[name]))
+        values = list(flattened(cfg.MODEL.ANCHOR_GENERATOR[name]))
         if not values or not all(0 < x < math.inf for x in values):
             raise ValueError(
                 f"MODEL.ANCHOR_GENERATOR.{name} are {cfg.MODEL.ANCHOR_GENERATOR[name]}; each must "
@@ -27,6 +27,7 @@ def check_preset_shapes(cfg: CfgNode) -> None:
             )
 
 
-def _flattened(values) -> Iterator[float]:
+def flattened(values) -> Iterator:
+    """The entries of lists in lists, in order."""
     for value in values:
-        yield from _flattened(value) if isinstance(value, (list, tuple)) else (value,)
+        yield from flattened(value) if isinstance(value, (list, tuple)) else (value,)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from anchor_heads.cli.errors import is_user_error
 from anchor_heads.engine import checkpoint
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 
@@ -57,6 +58,57 @@ def test_files_without_weights(tmp_path, model, content, suffix):
         torch.save(content, path)
     with pytest.raises(ValueError, match=f"{path} has no weights"):
         AtomicCheckpointer(model).load(str(path))
+
+
+GOOD = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+NAN = torch.full((2,), float("nan"))
+# The content of a file (bytes as they are), and what is said of it.
+REFUSED = {
+    "empty": (b"", "is empty"),
+    "text": (b"hello", "is not complete, or is no PyTorch checkpoint.$"),
+    "a page": (b"<!DOCTYPE html><html>404", "is not complete, or is no PyTorch checkpoint.$"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    "an archive": (b"PK\5\6" + bytes(18), "is not complete, or is no PyTorch checkpoint"),
+    "no weights": ({"model": {}}, "has no weights"),
+    "nothing": ({"model": None}, "has no weights"),
+    "a module": (torch.nn.Linear(2, 2), "asks for torch.nn.modules.linear.Linear"),
+    "numbered": ({"model": dict(enumerate(GOOD.values()))}, "has no weights that are known here"),
+    "complex": ({"model": {**GOOD, "bias": torch.ones(2) * 1j}}, "has no weights that are known"),
+    "of another model": ({"model": {f"model.{k}": x for k, x in GOOD.items()}}, "Nothing in"),
+    "of other shapes": ({"model": {k: torch.ones(()) for k in GOOD}}, "Nothing in"),
+    "not a number": ({"model": {**GOOD, "bias": NAN}}, "infinite or not a number: bias. .*earlier"),
+    "infinite": ({"model": {**GOOD, "bias": 1 / torch.zeros(2)}}, "infinite or not a number"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_files_that_are_refused(tmp_path, model, name):
+    content, message = REFUSED[name]
+    path = tmp_path / "model.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=message) as error:
+        AtomicCheckpointer(model).load(str(path))
+    assert is_user_error(error.value) and "\n" not in str(error.value)
+
+
+def test_arrays_of_objects_are_no_weights(tmp_path, model):
+    content = {"model": {"weight": np.array([None])}, "__author__": "someone"}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(ValueError, match="has no weights that are known here"):
+        AtomicCheckpointer(model).load(str(tmp_path / "model.pkl"))
+
+
+@pytest.mark.parametrize("change", [lambda x: x.half(), lambda x: x.double()])
+def test_weights_of_other_types_are_taken(tmp_path, model, change):
+    torch.save({"model": {f"module.{k}": change(x) for k, x in GOOD.items()}}, tmp_path / "x.pth")
+    AtomicCheckpointer(model).load(str(tmp_path / "x.pth"))
+    assert model.weight.tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/model.pth", "zip://model.pth"])
+def test_addresses_of_a_kind_that_is_not_known(model, address):
+    with pytest.raises(FileNotFoundError, match=f"{address} are not found, or at an address"):
+        AtomicCheckpointer(model).load(address)
 
 
 def test_a_checkpointer_works_after_a_refused_file(tmp_path, model):

@@ -3,14 +3,18 @@
 An answer is one of this package's own errors, and says which file and what is wrong with it.
 """
 
+import gzip
 import io
 import json
+import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from PIL import Image
+from PIL import ExifTags, Image
 
 from anchor_heads import get_cfg
 from anchor_heads.cli.errors import is_user_error
@@ -72,10 +76,45 @@ def pixels(mode, value=0, size=(40, 30)):
     return Image.new(mode, size, value)
 
 
-def jpeg(size=(40, 30)):
+def jpeg(size=(40, 30), **fields):
+    return saved(Image.new("RGB", size), "jpeg", **fields)
+
+
+def tiff(mode, value):
+    return saved(pixels(mode, value), "tiff")
+
+
+def saved(image, format, **fields):
     stream = io.BytesIO()
-    Image.fromarray(np.zeros((*size[::-1], 3), np.uint8)).save(stream, "jpeg")
+    image.save(stream, format, **fields)
     return stream.getvalue()
+
+
+def saved_array():
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((30, 40, 3), np.uint8))
+    return stream.getvalue()
+
+
+def orientation(value):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    return exif
+
+
+def png(size):
+    """A PNG that says it is of this size, and has its pixels if they are few."""
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    width, height = size
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = (b"\0" + b"\x80" * 3 * width) * height if height < 100 else b""
+    content = zlib.compress(pixels)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", content), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 COCO_TEXT = '{"images": [{"id": 5, "file_name": "five.jpg", "width": 40, "height": 30}], %s}'
@@ -116,6 +155,40 @@ INPUTS = {
     "annotations null": (edited(lambda coco: coco.update(annotations=None)), "'annotations' must"),
     "info null": (edited(lambda coco: coco.update(info=None)), ACCEPTED),
     "unknown keys": (edited(lambda coco: coco.update(licenses=3, x=[1])), ACCEPTED),
+    "compressed": (text(gzip.compress(b"{}")), "own.json: not a JSON file"),
+    "XML": (text("<annotation><object/></annotation>"), "own.json: not a JSON file"),
+    "CSV": (text("file,x,y\n1,2,3\n"), "own.json: not a JSON file"),
+    "comments": (text('// mine\n{"images": []}'), "own.json: not a JSON file"),
+    "a comma too many": (text('{"images": [],}'), "own.json: not a JSON file"),
+    "two files in one": (text("{}{}"), "own.json: not a JSON file"),
+    "no keys": (text("{}"), "'images' must be there"),
+    "of LabelMe": (text('{"shapes": [], "imagePath": "five.jpg"}'), "'images' must be there"),
+    "of VIA": (text('{"five.jpg1": {"filename": "five.jpg"}}'), "'images' must be there"),
+    "of CreateML": (text('[{"image": "five.jpg"}]'), "own.json: not in COCO format: a list"),
+    "of panoptic segmentation": (
+        edited(lambda coco: [a.pop("category_id") for a in coco["annotations"]]),
+        "annotation 7 of image 5: 'category_id' is missing",
+    ),
+    "a key twice": (text(f'{{"images": [{{}}], "images": [], {CATEGORIES}}}'), "'images' is empty"),
+    "images in a list more": (
+        edited(lambda coco: coco.update(images=[coco["images"]])),
+        "'images' must be there and be a list of objects",
+    ),
+    "an annotation of nothing": (
+        edited(lambda coco: coco["annotations"].append(None)),
+        "'annotations' must be there and be a list of objects",
+    ),
+    "a pipe": (
+        lambda folder, coco: ((folder / "own.json").unlink(), os.mkfifo(folder / "own.json")),
+        "there is no annotation file",
+    ),
+    "a link to itself": (
+        lambda folder, coco: (
+            (folder / "own.json").unlink(),
+            (folder / "own.json").symlink_to("own.json"),
+        ),
+        "there is no annotation file",
+    ),
     # its fields; the types of each are in test_coco_fields.py
     "ids as text": (
         edited(
@@ -171,6 +244,39 @@ INPUTS = {
         "no object to train on, .* look like shares of the image's sides, from 0 to 1",
     ),
     "no boxes": (text(COCO_TEXT % f'{CATEGORIES}, "annotations": []'), "no object to train on"),
+    "ids of 70 bits": (every("images", id=2**70), "'id' is .*not an integer"),
+    "ids of halves": (every("images", id=5.5), "'id' is 5.5, not an integer"),
+    "ids below 0": (
+        edited(
+            lambda coco: (
+                [image.update(id=-image["id"]) for image in coco["images"]],
+                [a.update(image_id=-a["image_id"]) for a in coco["annotations"]],
+            )
+        ),
+        ACCEPTED,
+    ),
+    "names of lines": (every("categories", name=lambda name: f"{name}\n{name}"), ACCEPTED),
+    "names of markup": (every("categories", name=lambda name: f"<b>|{name}|"), ACCEPTED),
+    "names that are paths": (every("categories", name=lambda name: f"../../{name}"), ACCEPTED),
+    "long names": (every("categories", name=lambda name: name * 10_000), ACCEPTED),
+    "no name of a file": (every("images", file_name=""), "'file_name' is missing"),
+    "address of a file": (every("images", file_name="http://a.b/c.jpg"), "have no file, .*http:/"),
+    "folder for a file": (every("images", file_name="."), "five|2 of 2 image files .*directory"),
+    "blank behind a file": (every("images", file_name=lambda x: f"{x} "), "2 of 2 .* no file"),
+    "capitals in a file": (every("images", file_name=lambda x: x.upper()), "2 of 2 .* no file"),
+    "zero byte in a file": (every("images", file_name="a\0.jpg"), "2 of 2 images have no file"),
+    "half a character in a file": (every("images", file_name="\ud800"), "2 of 2 .* no file"),
+    "width in words": (every("images", width="40px"), "'width' is '40px', not a whole number"),
+    "width of 0": (every("images", width=0), "'width' is 0, not a whole number"),
+    "box by names": (every("annotations", bbox={"x": 1, "y": 2}), "'bbox' is .*not 4 finite"),
+    "box with an angle": (every("annotations", bbox=[1, 2, 3, 4, 5]), "'bbox' is .*not 4 finite"),
+    "box as one text": (every("annotations", bbox="[1, 2, 3, 4]"), "'bbox' is .*not 4 finite"),
+    "box in a list more": (every("annotations", bbox=[[1, 2, 10, 10]]), ACCEPTED),
+    "box of negative size": (every("annotations", bbox=[20, 20, -9, -9]), "no object to train on"),
+    "all crowds": (every("annotations", iscrowd=1), "no object to train on"),
+    "annotations of other images": (every("annotations", image_id=99), "no object to train on"),
+    "area in words": (every("annotations", area="big"), "'area' is 'big', not a number"),
+    "fields of one's own": (every("annotations", attributes={"a": [1, None]}), ACCEPTED),
     # image files
     "image empty": (
         image("five.jpg", b""),
@@ -193,6 +299,36 @@ INPUTS = {
         ),
         "five.jpg: .*irectory",
     ),
+    "image is a pipe": (
+        lambda folder, coco: (
+            (folder / "images/five.jpg").unlink(),
+            os.mkfifo(folder / "images/five.jpg"),
+        ),
+        "1 of 2 image files .*five.jpg: it is a directory, a pipe or a device",
+    ),
+    "image is a link to nothing": (
+        lambda folder, coco: (
+            (folder / "images/five.jpg").unlink(),
+            (folder / "images/five.jpg").symlink_to("nothing.jpg"),
+        ),
+        "five.jpg: there is no such file",
+    ),
+    "image of markup": (
+        image("five.jpg", b"<svg width='40' height='30'/>"),
+        "no image that Pillow",
+    ),
+    "image of an array": (image("five.jpg", saved_array()), "it is no image that Pillow"),
+    "image larger than memory": (image("five.jpg", png((60_000, 60_000))), "five.jpg: Image size"),
+    "image of no pixels": (image("five.jpg", png((0, 0))), "1 of 2 image files .*five.jpg"),
+    "image without its end": (image("five.jpg", png((40, 30))[:-12]), ACCEPTED),
+    "image with more behind it": (image("five.jpg", jpeg() + b"x" * 999), ACCEPTED),
+    "image with a broken tag": (image("five.jpg", jpeg(exif=b"Exif\0\0broken")), ACCEPTED),
+    "image with a tag of 9": (image("five.jpg", jpeg(exif=orientation(9))), ACCEPTED),
+    "image with a broken profile": (image("five.jpg", jpeg(icc_profile=b"broken")), ACCEPTED),
+    "of 32 bits": (image("five.jpg", tiff("I", 70_000)), "its pixels go from 70000 to 70000"),
+    "of floats": (image("five.jpg", tiff("F", 0.5)), "five.jpg: it has floating-point pixels"),
+    "of four inks": (image("five.jpg", tiff("CMYK", (9, 9, 9, 9))), ACCEPTED),
+    "in another colour space": (image("five.jpg", tiff("LAB", (50, 128, 128))), ACCEPTED),
     "grey": (image("five.jpg", pixels("L", 100)), ACCEPTED),
     "palette": (image("five.jpg", pixels("P", 3)), ACCEPTED),
     "black and white": (image("five.jpg", pixels("1", 1)), ACCEPTED),

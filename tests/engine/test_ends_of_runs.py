@@ -9,9 +9,18 @@ import time
 import pytest
 import torch
 from detectron2.engine import HookBase
-from tiny_run import arguments, finish, start, train, write_config, write_data_set
+from tiny_run import (
+    arguments,
+    finish,
+    loggers_as_before,
+    start,
+    train,
+    write_config,
+    write_data_set,
+)
 
-from anchor_heads.engine import checkpoint
+from anchor_heads.cli.errors import is_user_error
+from anchor_heads.engine import Trainer, checkpoint, setup
 from anchor_heads.engine.resume import total_losses_are_sane
 from anchor_heads.engine.train_step import NonFiniteError, StepError
 
@@ -210,6 +219,35 @@ def stopped(tmp_path, config):
 
 def resume(config):
     return train(arguments(config, flags=("--resume",)))
+
+
+def test_states_of_a_training_that_are_not_whole(stopped, config):
+    changes = {
+        "no state": lambda x: x.pop("trainer"),
+        "of nothing": lambda x: x.update(trainer=None),
+        "a list": lambda x: x.update(trainer=[1]),
+        "no iteration": lambda x: x["trainer"].pop("iteration"),
+        "an iteration as text": lambda x: x["trainer"].update(iteration="3"),
+        "an iteration below 0": lambda x: x["trainer"].update(iteration=-5),
+        "no optimizer": lambda x: x["trainer"]["_trainer"].pop("optimizer"),
+        "no weights": lambda x: x.pop("model"),
+        "hooks of another form": lambda x: x["trainer"].update(hooks={"LRScheduler": 5}),
+        "a config cut off": lambda x: x.update(config="MODEL: ["),
+        "a config of another form": lambda x: x.update(config="- 1"),
+        "spoilt weights": lambda x: x["model"]["head.cls_score.bias"].fill_(torch.nan),
+    }
+    path = stopped / "model_final.pth"
+    with loggers_as_before():
+        trainer = Trainer(setup(arguments(config, flags=("--resume",))))
+    for name, change in changes.items():
+        checkpoint = torch.load(path, weights_only=False)
+        change(checkpoint)
+        torch.save(checkpoint, stopped / "changed.pth")
+        (stopped / "last_checkpoint").write_text("changed.pth")
+        with pytest.raises(ValueError, match="changed.pth (has|is from after)") as error:
+            trainer.resume_or_load(resume=True)
+        assert is_user_error(error.value), name
+        (stopped / "changed.pth").unlink()
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_settings_of_the_config_take_effect(config, caplog):
             "another model. MODEL.META_ARCHITECTURE was FreeAnchorRetinaNet and is RetinaNet",
         ),
         (["MODEL.FPN.OUT_CHANNELS", 32], "another model. MODEL.FPN.OUT_CHANNELS was 16 and is 32"),
+        (["SOLVER.MAX_ITER", 1], "is from after 2 iterations, and SOLVER.MAX_ITER is 1"),
         (["SOLVER.WEIGHT_DECAY_BIAS", 0.5], "other groups. .*SOLVER.WEIGHT_DECAY_BIAS was None"),
     ],
 )
