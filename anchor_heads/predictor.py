@@ -111,11 +111,13 @@ def annotated_categories(categories: Sequence[dict], annotations: dict, file: st
 def renamed(categories: Sequence[dict], names: Sequence[str]) -> list[dict]:
     """
     Raises:
-        ValueError: if there are more or fewer names than categories.
+        ValueError: if there are more or fewer names than categories, or one is empty or repeated.
     """
     if len(names) != len(categories):
         raise ValueError(
             f"The model has {len(categories)} classes, and --class-names {len(names)} names "
             f"({shorten(names)})"
         )
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError(f"--class-names: each class needs a name of its own, not {names}")
     return [{"id": x["id"], "name": name} for x, name in zip(categories, names, strict=True)]

@@ -54,6 +54,9 @@ def test_classes_can_be_renamed():
     assert renamed(CELLS, ["rouge", "blanc"])[0] == {"id": 3, "name": "rouge"}
     with pytest.raises(ValueError, match="has 2 classes, and --class-names 1 names"):
         renamed(CELLS, ["a"])
+    for names in (["a", "a"], ["a", ""]):
+        with pytest.raises(ValueError, match="each class needs a name of its own"):
+            renamed(CELLS, names)
 
 
 def test_weights_must_be_there_and_fit(tmp_path):

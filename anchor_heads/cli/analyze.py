@@ -7,14 +7,14 @@ What is counted, and how, is documented in anchor_heads/analysis/model_analysis.
 """
 
 from anchor_heads.analysis.model_analysis import analyze_model, table
-from anchor_heads.cli.arguments import add_config, load_config
+from anchor_heads.cli.arguments import add_config, load_config, positive
 
 
 def add_arguments(parser):
     add_config(parser, weights="")
     parser.add_argument(
         "--image-size",
-        type=int,
+        type=positive,
         nargs=2,
         default=[800, 1216],
         metavar=("H", "W"),

@@ -163,6 +163,22 @@ def add_output(
     add_force(parser)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, as the type of an argument."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def score(text: str) -> float:
+    """A number from 0 to 1, as the type of an argument."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be from 0 to 1")
+    return value
+
+
 def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
 

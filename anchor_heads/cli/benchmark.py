@@ -91,9 +91,9 @@ def run(args):
     check_options(args)
     if args.output:
         check_outputs([args.output], args.weights or [], args.force)
+    args.opts += ["MODEL.DEVICE", args.device]
     cfgs = load_configs(args)
     for cfg in cfgs:
-        cfg.MODEL.DEVICE = args.device
         if not args.weights:
             cfg.MODEL.WEIGHTS = ""
     models = dict(zip(model_names(args.config_file), cfgs, strict=True))

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from anchor_heads.analysis.comparison.run import compare, overview
 from anchor_heads.analysis.reports import model_names
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_configs
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_configs, positive
 
 
 def add_arguments(parser):
     add_config(parser, several=True)
     add_output(parser, "FOLDER", default="output/comparison")
-    parser.add_argument("--images", type=int, help="use only the first N images (default: all)")
+    parser.add_argument("--images", type=positive, help="only the first so many (default: all)")
     parser.add_argument(
         "--pictures",
         type=int,
@@ -29,8 +29,8 @@ def add_arguments(parser):
 
 
 def run(args):
-    if args.images is not None and args.images < 1 or args.pictures < 0:
-        raise ValueError("--images must be at least 1, and --pictures at least 0")
+    if args.pictures < 0:
+        raise ValueError("--pictures must be at least 0")
     outputs = [Path(args.output, f"comparison.{kind}") for kind in ("json", "html")]
     check_outputs(outputs, args.weights or [], args.force)
     named = dict(zip(model_names(args.config_file), load_configs(args), strict=True))

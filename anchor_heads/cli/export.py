@@ -11,7 +11,7 @@ torch and torchvision. docs/export.md has examples.
 
 import os
 
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, positive
 from anchor_heads.cli.inputs import find_sources
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.export import SUFFIXES, check_format, describe, export_model
@@ -23,7 +23,7 @@ def add_arguments(parser):
     parser.add_argument("--format", required=True, metavar="FORMAT", help=", ".join(SUFFIXES))
     add_output(parser, "FILE", required=True)
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="take images of this size only"
+        "--size", type=positive, nargs=2, metavar=("H", "W"), help="take images of this size only"
     )
     parser.add_argument(
         "--image-type",

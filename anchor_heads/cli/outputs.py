@@ -181,6 +181,12 @@ class Window:
         cv2.destroyWindow(WINDOW)
 
 
+def check_picture(path: str) -> None:
+    """Raise ValueError if the ending of a file is that of no picture that can be written."""
+    if not cv2.haveImageWriter(path):
+        raise ValueError(f"{path} does not end as a picture does, such as .png or .jpg")
+
+
 def write_picture(path: str, picture: np.ndarray) -> None:
     """Write a BGR picture, in a folder that is made if it is not there."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)

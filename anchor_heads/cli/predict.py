@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, score
 from anchor_heads.cli.errors import INTERRUPTED
 from anchor_heads.cli.inputs import Source, find_sources, match_images
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
@@ -45,7 +45,7 @@ def add_arguments(parser):
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=score,
         help="detections with a lower score are left out, of pictures and JSON "
         f"(default: {SCORE_THRESHOLD} for pictures; JSON has all that the model gives, which "
         "MODEL.RETINANET.SCORE_THRESH_TEST or MODEL.ROI_HEADS.SCORE_THRESH_TEST decides)",

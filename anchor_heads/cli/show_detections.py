@@ -4,8 +4,15 @@
         --weights output/quick_start/model_final.pth --output detections.png
 """
 
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
-from anchor_heads.cli.outputs import write_picture
+from anchor_heads.cli.arguments import (
+    add_config,
+    add_output,
+    check_outputs,
+    load_config,
+    positive,
+    score,
+)
+from anchor_heads.cli.outputs import check_picture, write_picture
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.predictor import load_predictor
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_set
@@ -14,16 +21,17 @@ from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_
 def add_arguments(parser):
     add_config(parser)
     add_output(parser, "FILE", "picture to write", required=True)
-    parser.add_argument("--num-images", type=int, default=8, help="(default: %(default)s)")
+    parser.add_argument("--num-images", type=positive, default=8, help="(default: %(default)s)")
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=score,
         default=SCORE_THRESHOLD,
         help="detections with a lower score are left out (default: %(default)s)",
     )
 
 
 def run(args):
+    check_picture(args.output)
     cfg = load_config(args)
     check_outputs([args.output], filter(None, [args.weights]), args.force)
     check_datasets(cfg, train=False)

@@ -13,7 +13,7 @@ the model's own detections or best proposals.
 """
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config
+from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, score
 from anchor_heads.cli.inputs import find_sources
 from anchor_heads.cli.outputs import picture_files, write_picture
 from anchor_heads.data.image_files import read_record_image
@@ -28,7 +28,7 @@ def add_arguments(parser):
     add_output(parser, "FOLDER", default="output/anchors")
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=score,
         default=SCORE_THRESHOLD,
         help="detections with a lower score are left out (default: %(default)s)",
     )

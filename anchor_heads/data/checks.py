@@ -8,10 +8,12 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -307,7 +309,11 @@ def _check_proposal_file(label, file, name):
             content = load_pickle(f, label)
         content = {_NAMES_SINCE_DETECTRON.get(key, key): value for key, value in content.items()}
         columns = [content[key] for key in ("ids", "boxes", "objectness_logits")]
-        with_proposals = {str(image_id) for image_id, _, _ in zip(*columns, strict=True)}
+        BoxMode(content.get("bbox_mode", BoxMode.XYXY_ABS))
+        with_proposals = set()
+        for image_id, boxes, logits in zip(*columns, strict=True):
+            _check_proposals_of_image(image_id, boxes, logits)
+            with_proposals.add(str(image_id))
     except UnsafePickleError:
         raise
     except Exception as error:  # what is in it may be anything
@@ -319,3 +325,13 @@ def _check_proposal_file(label, file, name):
             f"{label} has nothing for {len(missing)} of {len(ids)} images of data set '{name}', "
             f"the first with the id {missing[0]}. Is it the file of another data set?"
         )
+
+
+def _check_proposals_of_image(image_id, boxes, logits):
+    boxes, logits = np.asarray(boxes, np.float64), np.asarray(logits, np.float64)
+    if boxes.size and boxes.shape[1:] != (4,) or logits.shape != boxes.shape[:1]:
+        raise ValueError(
+            f"image {image_id} has boxes of the shape {boxes.shape} and scores of {logits.shape}"
+        )
+    if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
+        raise ValueError(f"image {image_id} has boxes or scores that are not finite")

@@ -82,12 +82,21 @@ def _check_numbers(args: Namespace) -> None:
             f"must be from 0 to {args.num_machines - 1}, another one on each machine."
         )
     if args.num_machines > 1:
-        address = urlparse(args.dist_url)
-        if address.scheme != "tcp" or not address.hostname or not address.port:
+        if (limit := vars(args).get("dist_timeout", 30)) <= 0:
+            raise ValueError(f"--dist-timeout is {limit}; it must be above 0.")
+        if not _is_address(args.dist_url):
             raise ValueError(
                 f"--dist-url is {args.dist_url}; for several machines it must be the address of "
                 "the one with --machine-rank 0, such as tcp://192.168.0.1:29500."
             )
+
+
+def _is_address(url: str) -> bool:
+    address = urlparse(url)
+    try:
+        return address.scheme == "tcp" and bool(address.hostname and address.port)
+    except ValueError:  # a port above 65535
+        return False
 
 
 def _device(args: Namespace) -> str:

@@ -192,8 +192,27 @@ def test_a_missing_file_of_proposals(with_proposals, tmp_path):
             check_datasets(cfg, train=train)
 
 
+ONE_BOX = [np.ones((1, 4))] * 2
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"no pickle", [1, 2], {"ids": [3, 5]}, {**stored(3, 5), "ids": [3, 4, 5]}]
+    "content",
+    [
+        b"",
+        b"no pickle",
+        [1, 2],
+        {},
+        {"ids": [3, 5]},
+        {**stored(3, 5), "ids": [3, 4, 5]},
+        {**stored(3, 5), "bbox_mode": 99},
+        {**stored(3, 5), "bbox_mode": "XYXY"},
+        {**stored(3, 5), "boxes": ONE_BOX},  # and no scores
+        {**stored(3, 5), "boxes": [np.ones((1, 5))] * 2, "objectness_logits": [np.ones(1)] * 2},
+        {**stored(3, 5), "boxes": [np.ones(4)] * 2, "objectness_logits": [np.ones(4)] * 2},
+        {**stored(3, 5), "boxes": ONE_BOX, "objectness_logits": [np.full(1, np.nan)] * 2},
+        {**stored(3, 5), "boxes": ["x", "y"]},
+        {**stored(3, 5), "boxes": [None, None]},
+    ],
 )
 def test_a_file_that_holds_no_proposals(with_proposals, content):
     cfg = with_proposals(content, stored(3, 5))

@@ -22,18 +22,18 @@ from tiny_run import (
 STEPS = 12
 
 
-def assert_same_weights(weights, others):
+def assert_same_weights(weights, others, atol=0.0):
     assert weights.keys() == others.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, others[name], rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=atol, msg=name)
 
 
-def assert_same_steps(lines, others):
+def assert_same_steps(lines, others, rel=0.0):
     assert [(line["iteration"], line["files"]) for line in lines] == [
         (line["iteration"], line["files"]) for line in others
     ]
     for line, other in zip(lines, others, strict=True):
-        assert line["losses"] == pytest.approx(other["losses"], rel=1e-5)
+        assert line["losses"] == pytest.approx(other["losses"], rel=rel, abs=0)
 
 
 def kill_after(process, record, step: int, delay: float) -> None:
@@ -48,9 +48,19 @@ def kill_after(process, record, step: int, delay: float) -> None:
     process.wait()
 
 
-# Detectron2's RetinaNet divides its losses by a running mean that is not part of its weights.
-@pytest.mark.parametrize("model", ["FreeAnchorRetinaNet", "RetinaNet"])
-def test_killed_at_a_random_moment(tmp_path, model):
+# The methods go on bit by bit as they would have. Detectron2's RetinaNet has TorchScript functions,
+# which round differently in the first steps of a process. It also divides its losses by a running
+# mean that is not part of its weights.
+@pytest.mark.parametrize(
+    "model, tolerance",
+    [
+        ("FreeAnchorRetinaNet", 0.0),
+        ("GuidedAnchorRetinaNet", 0.0),
+        ("DynamicAnchorRetinaNet", 0.0),
+        ("RetinaNet", 1e-6),
+    ],
+)
+def test_killed_at_a_random_moment(tmp_path, model, tolerance):
     draw = random.Random(seed := random.SystemRandom().randrange(10**6))
     step, delay = draw.randrange(2, STEPS - 4), draw.uniform(0, 0.1)
     print(f"seed {seed}: killed {delay:.3f} s after step {step}")  # pytest shows it on failure
@@ -67,14 +77,15 @@ def test_killed_at_a_random_moment(tmp_path, model):
     process = start("tests/tiny_run.py", record, "--config-file", config, *with_workers)
     kill_after(process, record, step, delay)
     seen = [line for line in read_record(record) if line["iteration"] <= step]
-    assert_same_steps(seen, expected[: step + 1])
+    assert_same_steps(seen, expected[: step + 1], 10 * tolerance)
 
     record.write_text("")
     trainer = train(arguments(config, flags=("--resume",)), Record(record))
     # From the last checkpoint on; there is one after every second step.
     assert step - 1 <= trainer.start_iter
-    assert_same_steps(read_record(record), expected[trainer.start_iter :])
-    assert_same_weights(load_weights(tmp_path / "output"), load_weights(tmp_path / "unbroken"))
+    assert_same_steps(read_record(record), expected[trainer.start_iter :], 10 * tolerance)
+    weights = load_weights(tmp_path / "output"), load_weights(tmp_path / "unbroken")
+    assert_same_weights(*weights, tolerance)
 
 
 @pytest.mark.parametrize("seed", [3, -1])
