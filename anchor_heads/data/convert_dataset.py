@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from xml.etree import ElementTree
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -94,7 +95,6 @@ def convert_dataset(source: str, output: str) -> list[Report]:
         for folder in (split.images, split.annotations):
             if not os.path.isdir(folder):
                 raise FileNotFoundError(f"{source}: {split.name} has no folder {folder}")
-    os.makedirs(output, exist_ok=True)
     return [_convert(found, source, split, output) for split in splits]
 
 
@@ -133,6 +133,7 @@ def _convert(found, source, split, output):
             number = len(content["annotations"]) + 1
             content["annotations"].append({"id": number, "image_id": id, **annotation})
     json_file = os.path.join(output, f"{split.name}.json")
+    os.makedirs(output, exist_ok=True)
     with open_and_rename(json_file, "w", encoding="utf-8") as file:
         json.dump(content, file)
     changes = cleaning_of(json_file).changes if paths and dataset.classes else ()
@@ -155,9 +156,26 @@ def _read(found, source, split):
             f"Reading {found} takes supervision: pip install 'anchor-heads[supervision]'"
         ) from error
     folders = (split.images, split.annotations)
-    if found == VOC:
-        return supervision.DetectionDataset.from_pascal_voc(*folders)
-    return supervision.DetectionDataset.from_yolo(*folders, _data_yaml(source))
+    yaml_file = _data_yaml(source) if found == YOLO else None
+    try:
+        if found == VOC:
+            return supervision.DetectionDataset.from_pascal_voc(*folders)
+        return supervision.DetectionDataset.from_yolo(*folders, yaml_file)
+    except Exception as error:  # what is in the files may be anything
+        file = _broken_xml_file(split.annotations) or split.annotations
+        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _broken_xml_file(folder: str) -> str:
+    """The first that is no XML, which supervision does not name; "" if there is none."""
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".xml"):
+            path = os.path.join(folder, name)
+            try:
+                ElementTree.parse(path)
+            except ElementTree.ParseError:
+                return path
+    return ""
 
 
 def _annotations(detections) -> Iterator[dict]:

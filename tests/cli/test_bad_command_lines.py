@@ -72,7 +72,7 @@ LINES = [
     ("convert-weights model.pth no/x.pth", "There is no folder"),
     ("convert-dataset none x", "is no folder"),
     ("convert-dataset empty x", "is in neither Pascal VOC's nor YOLO's format"),
-    ("convert-dataset voc x", "0.xml"),
+    ("convert-dataset voc x", "voc/Annotations/0.xml cannot be read: "),
     ("train --config-file config.yaml --weights empty", "there is no file"),
     ("train --config-file config.yaml --num-gpus two", "invalid int value: 'two'"),
     ("train --config-file config.yaml --num-machines 2 --dist-url here", "must be the address of"),

@@ -129,6 +129,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
     write_yolo(tmp_path, [("images", "labels")], "names: [a]")
     with pytest.raises(ValueError, match=r"0\.jpg' contains class_id 1, outside the valid range"):
         convert_dataset(str(tmp_path), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
     (tmp_path / "data.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="has no data.yaml: write one with the classes"):
         convert_dataset(str(tmp_path), str(tmp_path / "out"))
