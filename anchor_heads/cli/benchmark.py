@@ -13,6 +13,7 @@ detectors. The parts, and how random weights, locations and objects stand for re
 documented in anchor_heads/analysis/benchmark/__init__.py. Close all other programs first.
 """
 
+import argparse
 import itertools
 import json
 
@@ -91,8 +92,8 @@ def run(args):
     check_options(args)
     if args.output:
         check_outputs([args.output], args.weights or [], args.force)
-    args.opts += ["MODEL.DEVICE", args.device]
-    cfgs = load_configs(args)
+    overrides = [*args.opts, "MODEL.DEVICE", args.device]
+    cfgs = load_configs(argparse.Namespace(**vars(args) | {"opts": overrides}))
     for cfg in cfgs:
         if not args.weights:
             cfg.MODEL.WEIGHTS = ""

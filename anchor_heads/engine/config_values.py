@@ -33,8 +33,12 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "at least 1": (
         lambda x: x >= 1,
         r"SOLVER\.(MAX_ITER|CHECKPOINT_PERIOD|GRADIENT_ACCUMULATION)|INPUT\.MAX_SIZE_\w+"
-        r"|TEST\.DETECTIONS_PER_IMAGE|.+TOPK\w*|.+BATCH_SIZE_PER_IMAGE|.+OUT_CHANNELS"
+        r"|.+TOPK\w*|.+BATCH_SIZE_PER_IMAGE|.+OUT_CHANNELS"
         r"|.+WIDTH_PER_GROUP|.+NUM_GROUPS|.+POOLER_RESOLUTION",
+    ),
+    "at least 1, or -1 for no limit": (
+        lambda x: x >= 1 or x == -1,
+        r"TEST\.DETECTIONS_PER_IMAGE",
     ),
     "finite and above 0": (
         lambda x: 0 < x < math.inf,

@@ -157,7 +157,7 @@ def test_parts_of_ones_own_and_values_that_mean_something_pass():
     cfg = model_zoo.get_config(CONFIG)
     cfg.MODEL.DEVICE = "meta"
     cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (0,), "SOLVER.STEPS", (), "SOLVER.BASE_LR", 0.0])
-    cfg.merge_from_list(["MODEL.RETINANET.NMS_THRESH_TEST", 1.5])
+    cfg.merge_from_list(["MODEL.RETINANET.NMS_THRESH_TEST", 1.5, "TEST.DETECTIONS_PER_IMAGE", -1])
     name = "backbone of one's own"
     BACKBONE_REGISTRY._do_register(name, torch.nn.Identity)
     try:
