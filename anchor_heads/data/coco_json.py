@@ -23,15 +23,15 @@ from anchor_heads.data.coco_fields import (
 
 logger = logging.getLogger(__name__)
 
-# What can become of annotations.
-CONVERTED, DROPPED, CLIPPED = "converted", "dropped", "clipped"
+# What can become of entries; images of a file that another has, too, are left as they are.
+CONVERTED, DROPPED, CLIPPED, REPEATED = "converted", "dropped", "clipped", "repeated"
 
 
 class Change(NamedTuple):
     """Something that was done to some entries of an annotation file."""
 
     kind: str
-    """CONVERTED, DROPPED or CLIPPED."""
+    """CONVERTED, DROPPED, CLIPPED or REPEATED."""
     what: str
     """For example "boxes clipped to the image"."""
     count: int
@@ -128,6 +128,7 @@ def _cleaned(json_file, mtime):
                 check(coco)
     except Unusable as error:
         raise ValueError(f"{json_file}: {error}") from None
+    changes += _repeated_files(coco["images"])
     coco.setdefault("info", {})
     box_format = None
     if "annotations" in coco:
@@ -236,6 +237,17 @@ def _check_images(coco):
     if not coco["images"]:
         raise Unusable("'images' is empty")
     _check_unique("image", coco["images"], "file_name")
+
+
+def _repeated_files(images) -> list[Change]:
+    """Entries that share a file, each with its own objects: converters make one per object."""
+    first: dict = {}
+    again = [i for i, x in enumerate(images) if first.setdefault(x["file_name"], i) != i]
+    if not again:
+        return []
+    what = "images have the file of an earlier one, whose objects are background in them"
+    entry = _describe_entry("images", images[again[0]], again[0])
+    return [Change(REPEATED, what, len(again), len(images), entry)]
 
 
 def _check_unique(kind, entries, label):

@@ -212,6 +212,15 @@ def test_boxes_of_another_format_are_noticed(coco, save, warnings_of):
     assert "the boxes look like (x0, y0, x1, y1), two corners; COCO's are" in warnings_of()[0]
 
 
+def test_images_that_share_a_file_are_counted(coco, save, warnings_of):
+    """As of converters that make an image of each object."""
+    coco["images"].append({**coco["images"][0], "id": 77})
+    assert len(clean_coco_dict(save(coco))["images"]) == len(coco["images"])
+    (warning,) = warnings_of()
+    assert "1 of 3 images have the file of an earlier one, whose objects are backgr" in warning
+    assert "first: image 77 (five.jpg)" in warning
+
+
 @pytest.mark.parametrize("key", ["images", "categories"])
 def test_empty_lists(coco, save, key):
     coco[key] = []
