@@ -53,7 +53,7 @@ def test_a_config_is_named_by_option_or_as_first_argument(command, config):
     assert command("analyze", config, "--image-size", 64, 64) == expected
     for words in (
         ["SEED", 1, "--image-size", 64, 64],
-        ["--image-size", 64, 64, "SOLVER.BASE_LR", "-1e-5"],
+        ["--image-size", 64, 64, "GLOBAL.HACK", "-1e-5"],
     ):
         assert command("analyze", config, *words)[:2] == expected[:2]
 
