@@ -66,7 +66,7 @@ def test_killed_at_a_random_moment(tmp_path, model, tolerance):
     print(f"seed {seed}: killed {delay:.3f} s after step {step}")  # pytest shows it on failure
 
     write_data_set(tmp_path)
-    config = write_config(tmp_path, model, ["SOLVER.MAX_ITER", STEPS])
+    config = write_config(tmp_path, model, ["SOLVER.MAX_ITER", STEPS, "SOLVER.BASE_LR", 0.01])
     unbroken = ["OUTPUT_DIR", tmp_path / "unbroken"]
     train(arguments(config, *unbroken), Record(tmp_path / "unbroken.json"))
     expected = read_record(tmp_path / "unbroken.json")
