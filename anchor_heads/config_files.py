@@ -20,7 +20,7 @@ BASE = "_BASE_"
 
 
 class ConfigFileError(ValueError):
-    """A file is no config; the message names it."""
+    """A file is not a config; the message names it."""
 
 
 class Config(CfgNode):
@@ -40,7 +40,7 @@ class Config(CfgNode):
 
         Raises:
             FileNotFoundError: if there is no such config.
-            ConfigFileError: if the file, or one that it builds on, is no config.
+            ConfigFileError: if the file, or one that it builds on, is not a config.
         """
         path = find_config(cfg_filename)
         try:
@@ -98,7 +98,7 @@ def get_config_file(name: str) -> str:
         similar = difflib.get_close_matches(full_name, names, n=3, cutoff=0.5)
         hint = f"Similar names: {', '.join(similar)}. " if similar else ""
         raise ValueError(
-            f"There is no config named '{name}'. {hint}"
+            f"There is not a config named '{name}'. {hint}"
             "anchor_heads.model_zoo.list_configs() returns all names."
         )
     return str(_layout.folder("configs") / full_name)
@@ -116,7 +116,7 @@ def find_config(config_file: str) -> str:
         return get_config_file(config_file)
     except ValueError as error:
         raise FileNotFoundError(
-            f"There is no config file {os.path.abspath(config_file)}. {error}"
+            f"There is not a config file {os.path.abspath(config_file)}. {error}"
         ) from None
 
 
@@ -162,7 +162,7 @@ def _text(file: IO[str], path: str) -> str:
     try:
         return file.read()
     except UnicodeDecodeError as error:
-        raise ConfigFileError(f"{path} is no text in UTF-8 ({error}).") from None
+        raise ConfigFileError(f"{path} is not text in UTF-8 ({error}).") from None
 
 
 def _parse(text: str, path: str, allow_unsafe: bool) -> dict:
@@ -174,9 +174,11 @@ def _parse(text: str, path: str, allow_unsafe: bool) -> dict:
             f"(line {error.problem_mark.line + 1}). Write the value itself."
         ) from None
     except yaml.YAMLError as error:
-        raise ConfigFileError(f"{path} is no YAML file: {' '.join(str(error).split())}") from None
+        raise ConfigFileError(
+            f"{path} is not a YAML file: {' '.join(str(error).split())}"
+        ) from None
     if not isinstance(content, dict):
-        raise ConfigFileError(f"{path} is no config: it has no keys.")
+        raise ConfigFileError(f"{path} is not a config: it has no keys.")
     return content
 
 

@@ -93,7 +93,7 @@ def _what_it_is(file: str, error: Exception) -> str:
         if start == _GIT_LFS:
             return "a pointer of Git LFS in place of the file: get it with git lfs pull"
     reason = str(error).partition("\n")[0] if zipfile.is_zipfile(file) else ""
-    return f"not complete, or is no PyTorch checkpoint{reason and f' ({reason})'}"
+    return f"not complete, or is not a PyTorch checkpoint{reason and f' ({reason})'}"
 
 
 def read_checkpoint(file: str) -> Checkpoint:

@@ -19,7 +19,9 @@ from anchor_heads.cli.arguments import add_config, add_output, check_outputs, lo
 def add_arguments(parser):
     add_config(parser, several=True)
     add_output(parser, "FOLDER", default="output/comparison")
-    parser.add_argument("--images", type=positive, help="only the first so many (default: all)")
+    parser.add_argument(
+        "--images", type=positive, help="use only the first N images (default: all)"
+    )
     parser.add_argument(
         "--pictures",
         type=int,

@@ -65,10 +65,10 @@ NAN = torch.full((2,), float("nan"))
 # The content of a file (bytes as they are), and what is said of it.
 REFUSED = {
     "empty": (b"", "is empty"),
-    "text": (b"hello", "is not complete, or is no PyTorch checkpoint.$"),
-    "a page": (b"<!DOCTYPE html><html>404", "is not complete, or is no PyTorch checkpoint.$"),
+    "text": (b"hello", "is not complete, or is not a PyTorch checkpoint.$"),
+    "a page": (b"<!DOCTYPE html><html>404", "is not complete, or is not a PyTorch checkpoint.$"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-    "an archive": (b"PK\5\6" + bytes(18), "is not complete, or is no PyTorch checkpoint"),
+    "an archive": (b"PK\5\6" + bytes(18), "is not complete, or is not a PyTorch checkpoint"),
     "no weights": ({"model": {}}, "has no weights"),
     "nothing": ({"model": None}, "has no weights"),
     "a module": (torch.nn.Linear(2, 2), "asks for torch.nn.modules.linear.Linear"),

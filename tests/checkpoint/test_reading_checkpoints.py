@@ -136,7 +136,9 @@ DAMAGED = dict(damaged())
 def test_a_damaged_file(tmp_path, content):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{path} is (empty|not complete, or is no PyTorch chec)"):
+    with pytest.raises(
+        ValueError, match=f"{path} is (empty|not complete, or is not a PyTorch checkpoint)"
+    ):
         read_checkpoint(str(path))
 
 

@@ -92,10 +92,14 @@ WRONG = [
     ("DATASETS.TRAIN", "('shapes')", "a value of this key is of the type tuple"),
     ("SOLVER.WEIGHT_DECAY", ".nan", "a value of this key is of the type float"),
     # keys
-    ("model.device", "cpu", "^There is no config key model.device"),
-    ("MODEL..DEVICE", "cpu", "^There is no config key MODEL..DEVICE. Similar keys: MODEL.DEVICE"),
-    ("MODEL.DEVICE.X", "cpu", "^There is no config key .* Similar keys: MODEL.DEVICE"),
-    ("", "cpu", "^There is no config key"),
+    ("model.device", "cpu", "^There is not a config key model.device"),
+    (
+        "MODEL..DEVICE",
+        "cpu",
+        "^There is not a config key MODEL..DEVICE. Similar keys: MODEL.DEVICE",
+    ),
+    ("MODEL.DEVICE.X", "cpu", "^There is not a config key .* Similar keys: MODEL.DEVICE"),
+    ("", "cpu", "^There is not a config key"),
 ]
 
 
@@ -109,12 +113,12 @@ def test_impossible_values(key, value, message):
 
 # A config file in place of one, and what is said of it.
 FILES = {
-    "empty": (b"", "is no config: it has no keys"),
-    "a list": (b"- 1\n", "is no config: it has no keys"),
-    "a tab": (b"MODEL:\n\tDEVICE: cpu\n", "is no YAML file"),
-    "cut off": (b"MODEL:\n  DEVICE: [", "is no YAML file"),
-    "UTF-16": ("MODEL:\n  DEVICE: cpu\n".encode("utf-16"), "is no text in UTF-8"),
-    "a checkpoint": (b"PK\x03\x04\x80\x8a", "is no (text in UTF-8|YAML file)"),
+    "empty": (b"", "is not a config: it has no keys"),
+    "a list": (b"- 1\n", "is not a config: it has no keys"),
+    "a tab": (b"MODEL:\n\tDEVICE: cpu\n", "is not a YAML file"),
+    "cut off": (b"MODEL:\n  DEVICE: [", "is not a YAML file"),
+    "UTF-16": ("MODEL:\n  DEVICE: cpu\n".encode("utf-16"), "is not text in UTF-8"),
+    "a checkpoint": (b"PK\x03\x04\x80\x8a", "is not (text in UTF-8|a YAML file)"),
     "JSON": (b'{"images": []}', "Non-existent config key: images"),
     "a key that there is not": (b"FOO: 3\n", "Non-existent config key: FOO"),
     "another type": (b"MODEL:\n  DEVICE: 3\n", "the value of MODEL.DEVICE is of the wrong type"),
