@@ -13,7 +13,6 @@ detectors. The parts, and how random weights, locations and objects stand for re
 documented in anchor_heads/analysis/benchmark/__init__.py. Close all other programs first.
 """
 
-import argparse
 import itertools
 import json
 
@@ -92,9 +91,9 @@ def run(args):
     check_options(args)
     if args.output:
         check_outputs([args.output], args.weights or [], args.force)
-    overrides = [*args.opts, "MODEL.DEVICE", args.device]
-    cfgs = load_configs(argparse.Namespace(**vars(args) | {"opts": overrides}))
+    cfgs = load_configs(args)
     for cfg in cfgs:
+        cfg.MODEL.DEVICE = args.device
         if not args.weights:
             cfg.MODEL.WEIGHTS = ""
     models = dict(zip(model_names(args.config_file), cfgs, strict=True))

@@ -315,9 +315,9 @@ INPUTS = {
     ),
     "image of markup": (
         image("five.jpg", b"<svg width='40' height='30'/>"),
-        "no image that Pillow",
+        "Pillow cannot identify it",
     ),
-    "image of an array": (image("five.jpg", saved_array()), "it is no image that Pillow"),
+    "image of an array": (image("five.jpg", saved_array()), "Pillow cannot identify it"),
     "image larger than memory": (image("five.jpg", png((60_000, 60_000))), "five.jpg: Image size"),
     "image of no pixels": (image("five.jpg", png((0, 0))), "1 of 2 image files .*five.jpg"),
     "image without its end": (image("five.jpg", png((40, 30))[:-12]), ACCEPTED),
