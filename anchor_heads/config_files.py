@@ -98,7 +98,7 @@ def get_config_file(name: str) -> str:
         similar = difflib.get_close_matches(full_name, names, n=3, cutoff=0.5)
         hint = f"Similar names: {', '.join(similar)}. " if similar else ""
         raise ValueError(
-            f"There is not a config named '{name}'. {hint}"
+            f"There is no config named '{name}'. {hint}"
             "anchor_heads.model_zoo.list_configs() returns all names."
         )
     return str(_layout.folder("configs") / full_name)
@@ -116,7 +116,7 @@ def find_config(config_file: str) -> str:
         return get_config_file(config_file)
     except ValueError as error:
         raise FileNotFoundError(
-            f"There is not a config file {os.path.abspath(config_file)}. {error}"
+            f"There is no config file {os.path.abspath(config_file)}. {error}"
         ) from None
 
 

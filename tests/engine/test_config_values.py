@@ -92,14 +92,14 @@ WRONG = [
     ("DATASETS.TRAIN", "('shapes')", "a value of this key is of the type tuple"),
     ("SOLVER.WEIGHT_DECAY", ".nan", "a value of this key is of the type float"),
     # keys
-    ("model.device", "cpu", "^There is not a config key model.device"),
+    ("model.device", "cpu", "^There is no config key model.device"),
     (
         "MODEL..DEVICE",
         "cpu",
-        "^There is not a config key MODEL..DEVICE. Similar keys: MODEL.DEVICE",
+        "^There is no config key MODEL..DEVICE. Similar keys: MODEL.DEVICE",
     ),
-    ("MODEL.DEVICE.X", "cpu", "^There is not a config key .* Similar keys: MODEL.DEVICE"),
-    ("", "cpu", "^There is not a config key"),
+    ("MODEL.DEVICE.X", "cpu", "^There is no config key .* Similar keys: MODEL.DEVICE"),
+    ("", "cpu", "^There is no config key"),
 ]
 
 
