@@ -193,7 +193,7 @@ def test_the_wrong_config(tmp_path, files):
     said = refusal(tmp_path, tmp_path / "rpn.pth", target, "--config-file", plain)
     assert "PROPOSAL_GENERATOR.NAME is RPN, not GuidedAnchorRPN" in said
     missing = refusal(tmp_path, source, target, "--config-file", "no/such.yaml")
-    assert "There is not a config file" in missing
+    assert "There is no config file" in missing
 
 
 def test_the_style_of_the_backbone(tmp_path, files, small_weights):
