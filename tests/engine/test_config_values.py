@@ -127,9 +127,9 @@ FILES = {
     "nothing for a group": (b"MODEL:\n", "a group of keys has a value"),
     "a group for a value": (b"MODEL:\n  DEVICE:\n    X: 3\n", "the value of MODEL.DEVICE is of"),
     "no value": (b"MODEL:\n  DEVICE:\n", "MODEL.DEVICE has no value"),
-    "no base": (b"_BASE_: nothing.yaml\n", "_BASE_ names .*nothing.yaml, which is no file"),
+    "no base": (b"_BASE_: nothing.yaml\n", "_BASE_ names .*nothing.yaml, which is not a file"),
     "itself as base": (b"_BASE_: own.yaml\n", "_BASE_ leads back to this file"),
-    "a number as base": (b"_BASE_: 3\n", "_BASE_ names .*3, which is no file"),
+    "a number as base": (b"_BASE_: 3\n", "_BASE_ names .*3, which is not a file"),
 }
 
 
