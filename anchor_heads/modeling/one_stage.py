@@ -21,7 +21,7 @@ from anchor_heads.layers import is_exporting
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer, unwrap
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors, of_matched
-from anchor_heads.modeling.preset_shapes import check_preset_shapes
+from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
 from anchor_heads.modeling.statistics import put_scalars
 
 # Anchors of an object that none overlaps all have the best IoU with it, 0: it must not take them.

@@ -16,7 +16,7 @@ from anchor_heads.checkpoint.refusal import refuse_other_frameworks
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
-from anchor_heads.modeling.preset_shapes import check_preset_shapes
+from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
 from anchor_heads.modeling.statistics import put_scalars
 
 # One over the published deviations of the deltas, 0.07, 0.07, 0.11 and 0.11.

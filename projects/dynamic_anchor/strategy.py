@@ -23,7 +23,7 @@ from anchor_heads.anchor_generation import (
     decode_shapes,
     shape_scale,
 )
-from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
+from anchor_heads.anchor_generation.predicted_anchor_strategy import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import num_cells, smallest_sizes
 from anchor_heads.anchor_generation.strategy import (
     Assignment,

@@ -12,7 +12,7 @@ from torch import nn
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.checkpoint.refusal import refuse_other_frameworks
-from anchor_heads.modeling.preset_shapes import check_preset_shapes
+from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
 
 from .strategy import BBOX_REG_WEIGHTS, FreeAnchorLoss, FreeAnchorStrategy
 

@@ -24,7 +24,7 @@ from anchor_heads.anchor_generation import (
     decode_levels,
     decode_shapes,
 )
-from anchor_heads.anchor_generation.predicted_anchors import PredictedAnchorStrategy
+from anchor_heads.anchor_generation.predicted_anchor_strategy import PredictedAnchorStrategy
 from anchor_heads.anchor_generation.preset_coverage import best_preset_iou, smallest_sizes
 from anchor_heads.anchor_generation.strategy import (
     ConfigProblem,
