@@ -156,15 +156,21 @@ def write_runs(name, runs: Runs, names, columns, values) -> None:
 
 def write_fitting(name, results, names, first, metrics) -> None:
     """A table with the same metrics of the data sets that preset anchors fit."""
-    runs = [results[data] for data in FITTING]
+    measured = {data: title for data, title in FITTING.items() if set(names) & set(results[data])}
+    runs = [results[data] for data in measured]
     rows = [
-        [title, *(_of_seeds(_metric(x), part[model]) for part in runs for x in metrics)]
+        [title]
+        + [
+            _of_seeds(_metric(x), part[model]) if model in part else None
+            for part in runs
+            for x in metrics
+        ]
         for model, title in names.items()
-        if all(model in part for part in runs)
+        if any(model in part for part in runs)
     ]
     if rows:
-        columns = [f"{data}, {x}" for data in FITTING.values() for x in metrics]
-        title = " and ".join(FITTING.values())
+        columns = [f"{title}, {x}" for title in measured.values() for x in metrics]
+        title = " and ".join(measured.values())
         write_table(name, setting(title, runs, names), [first, *columns], rows)
 
 
