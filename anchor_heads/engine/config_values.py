@@ -26,7 +26,7 @@ from detectron2.modeling import (
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from anchor_heads.config import get_cfg
-from anchor_heads.modeling.preset_shapes import check_preset_shapes, flattened
+from anchor_heads.modeling.preset_shape_checks import check_preset_shapes, flattened
 
 # What each number in the values of some keys must be -> how to see it, and which keys.
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
