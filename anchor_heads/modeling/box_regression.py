@@ -6,7 +6,10 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from fvcore.nn import giou_loss, smooth_l1_loss
 from torch import Tensor
 
-BOX_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+from anchor_heads.layers import iou_loss
+
+# Each gives one value per box.
+BOX_LOSSES = {"iou": iou_loss, "giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
 class BoundedBox2BoxTransform(Box2BoxTransform):
@@ -42,7 +45,7 @@ def box_regression_loss(
         anchors (Tensor): (n, 4), n may be 0.
         deltas (Tensor): (n, 4) predictions.
         gt_boxes (Tensor): (n, 4).
-        loss_type (str): "smooth_l1", "giou", "diou" or "ciou".
+        loss_type (str): "smooth_l1", "iou" (the negative logarithm), "giou", "diou" or "ciou".
         smooth_l1_beta (float): where "smooth_l1" becomes linear; 0 for L1.
 
     Returns:
@@ -51,4 +54,4 @@ def box_regression_loss(
     if loss_type == "smooth_l1":
         targets = transform.get_deltas(anchors, gt_boxes)
         return smooth_l1_loss(deltas, targets, smooth_l1_beta, reduction="sum")
-    return BOX_LOSSES[loss_type](transform.apply_deltas(deltas, anchors), gt_boxes, reduction="sum")
+    return BOX_LOSSES[loss_type](transform.apply_deltas(deltas, anchors), gt_boxes).sum()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
 
-from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform
+from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 
 
 def test_boxes_shrink_and_grow_by_a_factor_of_62_5_at_most():
@@ -22,3 +22,17 @@ def test_other_deltas_are_detectron2s():
     )
     none = BoundedBox2BoxTransform(weights).apply_deltas(deltas[:0], boxes[:0])
     assert none.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "loss_type, expected",
+    # A box of half the height of its object, and one that is the object.
+    [("smooth_l1", 0.6931**2 / 2), ("iou", 0.6931), ("giou", 0.5), ("diou", 0.5), ("ciou", 0.5025)],
+)
+def test_box_losses_are_summed_over_the_positives(loss_type, expected):
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [5.0, 5.0, 25.0, 15.0]])
+    anchors = torch.tensor([[0.0, 2.5, 10.0, 7.5], [5.0, 5.0, 25.0, 15.0]])
+    transform = BoundedBox2BoxTransform((1.0, 1.0, 1.0, 1.0))
+    deltas = torch.zeros(2, 4)
+    loss = box_regression_loss(transform, anchors, deltas, boxes, loss_type, 1.0)
+    assert loss.item() == pytest.approx(expected, abs=0.02)
