@@ -5,6 +5,7 @@ numbers they compute with. :func:`recordable` has operators for these, and is th
 replaces anything in Detectron2 or torchvision, while a model is being recorded.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from unittest import mock
@@ -127,7 +128,12 @@ def nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: 
     boxes = boxes.double()
     largest = F.pad(boxes.flatten(), (0, 1)).abs().amax()  # padded: there may be no boxes
     offsets = classes.double() * (2 * largest + 1)
-    return torchvision.ops.nms(boxes + offsets[:, None], scores.double(), iou_threshold)
+    # torchvision tells torch.export that NMS keeps at least two boxes. So there are two more,
+    # which overlap nothing and come last.
+    apart = boxes.new_tensor([[-3, -3, -2, -2], [-6, -6, -5, -5]]) * (largest + 1)
+    boxes = torch.cat([boxes + offsets[:, None], apart])
+    scores = F.pad(scores.double(), (0, len(apart)), value=-math.inf)
+    return torchvision.ops.nms(boxes, scores, iou_threshold)[: -len(apart)]
 
 
 def plain_deform_conv2d(
