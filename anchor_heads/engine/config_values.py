@@ -56,6 +56,10 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
         lambda x: 0 <= x <= 1,
         r".+SCORE_THRESH_TEST|.+IOU_THRESH\w*|.+POSITIVE_FRACTION|.+MIN_IOU|.+LOCATION_THRESH",
     ),
+    "from 0 to 1, or -1 for equal weights": (
+        lambda x: 0 <= x <= 1 or x == -1,
+        r".+FOCAL_LOSS_ALPHA",
+    ),
     "at least 0 and below 1": (
         lambda x: 0 <= x < 1,
         r"SOLVER\.(MOMENTUM|EMA_DECAY)|MODEL\.ANCHOR_GENERATOR\.OFFSET",

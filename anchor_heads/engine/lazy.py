@@ -33,11 +33,17 @@ def load_lazy_config(args: Namespace) -> DictConfig:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a part is missing, or an override is not ``key=value``.
+        ValueError: if the file is not valid Python, a part is missing, or an override is not
+            ``key=value``.
     """
     if not os.path.isfile(args.config_file):
         raise FileNotFoundError(f"There is no config file {os.path.abspath(args.config_file)}.")
-    cfg = LazyConfig.load(args.config_file)
+    try:
+        cfg = LazyConfig.load(args.config_file)
+    except SyntaxError as error:
+        raise ValueError(
+            f"{args.config_file} is not valid Python: {error.__cause__ or error}."
+        ) from None
     if wrong := [x for x in args.opts if "=" not in x]:
         raise ValueError(f"Overrides of a Python config are key=value, not {wrong[0]}.")
     cfg = LazyConfig.apply_overrides(cfg, args.opts)

@@ -29,6 +29,7 @@ WRONG = [
     ("MODEL.RETINANET.BBOX_REG_WEIGHTS", "(0.0, 1.0, 1.0, 1.0)", "must be finite and above 0"),
     ("MODEL.RETINANET.PRIOR_PROB", "0.0", "between 0 and 1"),
     ("MODEL.RETINANET.PRIOR_PROB", "1.0", "between 0 and 1"),
+    ("MODEL.RETINANET.FOCAL_LOSS_ALPHA", "7.0", "from 0 to 1, or -1 for equal weights"),
     ("MODEL.RETINANET.NUM_CONVS", "-1", "at least 0"),
     ("MODEL.RETINANET.SCORE_THRESH_TEST", "2.0", "from 0 to 1"),
     ("MODEL.RETINANET.NMS_THRESH_TEST", "-1.0", "at least 0"),

@@ -1,9 +1,11 @@
 """A Python config, in Detectron2's layout."""
 
+import pytest
 import torch
 from tiny_run import arguments, write_config, write_data_set
 
 from anchor_heads.engine import launch, train_or_evaluate
+from anchor_heads.engine.lazy import load_lazy_config
 
 CONFIG = """
 from detectron2.config import LazyCall as L
@@ -53,3 +55,10 @@ def test_train_and_evaluate(tmp_path):
         str(path), f"train.init_checkpoint={output}/model_final.pth", flags=("--eval-only",)
     )
     launch(train_or_evaluate, evaluate)
+
+
+def test_a_file_that_is_not_python_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("model = (\n")
+    with pytest.raises(ValueError, match=r"config\.py is not valid Python: .*line 1"):
+        load_lazy_config(arguments(str(path)))
