@@ -165,7 +165,6 @@ WIDE_STEM = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
             {"conv1.weight": torch.zeros(8, 3, 7, 7), "layer1.0.bn1.bias": torch.ones(8)},
         ),
         ("model.pth", WIDE_STEM),
-        ("model.pth", {}),
         ("model.pkl", {"nowhere_w": np.zeros(3)}),  # read by Detectron2's matching of names
     ],
 )

@@ -56,7 +56,7 @@ def test_files_that_cannot_be_run(tmp_path):
         ExportedPredictor(str(tmp_path / "m.onnx"))
     for name, kind in (("m.onnx", "ONNX"), ("m.pt", "TorchScript"), ("m.pt2", "torch.export")):
         (tmp_path / name).write_bytes(b"not a model")
-        with pytest.raises(ValueError, match=f"{name} is no {kind} model"):
+        with pytest.raises(ValueError, match=f"{name} is not an? {kind} model"):
             ExportedPredictor(str(tmp_path / name))
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), tmp_path / "m.pt")
     with pytest.raises(ValueError, match="m.pt was not made by anchor-heads export"):

@@ -120,7 +120,7 @@ def test_mistakes_are_named_before_anything_is_measured(tmp_path):
     models = write_models(tmp_path, one="RetinaNet", two="RetinaNet")
     with pytest.raises(ValueError, match="--weights must name as many files"):
         compare_anchors(*models, "one_more.pth")
-    with pytest.raises(ValueError, match="--images must be at least 1"):
+    with pytest.raises(SystemExit, match="2"):  # of the command line: at least 1
         compare_anchors(*models, "--images", 0)
     out = ["--output", tmp_path / "out"]
     with pytest.raises(ValueError, match="no config key MODLE.DEVICE. Similar keys: MODEL.DEVICE"):
