@@ -183,6 +183,7 @@ def _check_weights(weights, file: str) -> None:
     is_dict = isinstance(weights, dict) and bool(weights)
     if not is_dict or not all(isinstance(key, str) and _is_array(x) for key, x in weights.items()):
         entries = shorten(list(weights), 5) if is_dict else f"a {type(weights).__name__}"
+        entries = "no entries" if weights == {} else entries
         raise ValueError(f"{file} has no weights that are known here: it has {entries}.")
 
 

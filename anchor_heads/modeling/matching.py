@@ -46,7 +46,7 @@ def pairwise_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slic
         yield chunk, _iou(objects[chunk], anchors)
 
 
-def best_anchors(objects: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+def anchors_of_highest_iou(objects: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """The anchor that overlaps each object most.
 
     Args:

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation.strategy import LocationMap, get_anchor_strategy
-from anchor_heads.modeling.matching import best_anchors
+from anchor_heads.modeling.matching import anchors_of_highest_iou
 
 # Anchors that are shown of a method that predicts where anchors are.
 MAX_ANCHORS = 100
@@ -79,7 +79,7 @@ def inspect_best_anchors(model: nn.Module, image: Tensor, objects: Instances) ->
     strategy, *predicted = _predict(model, image)
     image_size = tuple(image.shape[1:])
     anchors = torch.cat([x.boxes for x in strategy.level_anchors(*predicted, image_size)])
-    iou, indices = best_anchors(objects.gt_boxes.tensor.to(anchors.device), anchors)
+    iou, indices = anchors_of_highest_iou(objects.gt_boxes.tensor.to(anchors.device), anchors)
     caption = f"The anchor with the highest IoU with each object; the mean IoU is {iou.mean():.2f}"
     if not len(anchors):
         iou, indices = iou[:0], indices[:0]

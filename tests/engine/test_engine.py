@@ -180,6 +180,18 @@ def test_weights_of_which_nothing_fits(tmp_path, make_config, name, content):
         Trainer.evaluate(setup(arguments(config)))
 
 
+def test_weights_without_entries(tmp_path, make_config):
+    path = tmp_path / "model.pth"
+    torch.save({}, path)
+    config = make_config("FreeAnchorRetinaNet", "MODEL.WEIGHTS", str(path))
+    message = f"{path} has no weights that are known here: it has no entries"
+    with pytest.raises(ValueError, match=message):
+        train(arguments(config))
+    assert not (tmp_path / "output" / "model_final.pth").exists()
+    with loggers_as_before(), pytest.raises(ValueError, match=message):
+        Trainer.evaluate(setup(arguments(config)))
+
+
 def test_weights_of_which_something_fits_are_loaded(tmp_path, make_config):
     fitting = torch.full((8, 3, 7, 7), 0.5)
     content = {"backbone.bottom_up.stem.conv1.weight": fitting, "fc.weight": torch.zeros(9)}

@@ -27,7 +27,7 @@ def test_chunks_together_are_the_iou_matrix(monkeypatch, entries):
         rows.append(iou)
     expected = pairwise_iou(Boxes(objects), Boxes(anchors))
     torch.testing.assert_close(torch.cat(rows), expected)
-    best, indices = matching.best_anchors(objects, anchors)
+    best, indices = matching.anchors_of_highest_iou(objects, anchors)
     torch.testing.assert_close(best, expected.amax(dim=1))
     assert torch.equal(indices, expected.argmax(dim=1))
 

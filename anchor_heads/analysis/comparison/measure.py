@@ -16,7 +16,7 @@ from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.evaluation.nms_recall import best_overlaps
 from anchor_heads.evaluation.proposal_recall import matched_overlaps
-from anchor_heads.modeling.matching import best_anchors
+from anchor_heads.modeling.matching import anchors_of_highest_iou
 from anchor_heads.modeling.one_stage import candidates_before_nms
 
 # The numbers of best boxes that recall is given for.
@@ -113,7 +113,7 @@ class ComparedModel:
         gt = image.objects.gt_boxes.to(self.model.device)
         input_size = tuple(model_input["image"].shape[1:])
         in_input = resized(gt, image.objects.image_size, input_size).tensor
-        iou, _ = best_anchors(in_input, torch.cat([x.boxes for x in levels]))
+        iou, _ = anchors_of_highest_iou(in_input, torch.cat([x.boxes for x in levels]))
         objects = {"area": gt.area(), "best_iou": iou}
         for kind, boxes in found.items():
             iou = pairwise_iou(boxes[: max(RANKS)], gt).cpu().numpy()
