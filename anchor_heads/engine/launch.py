@@ -243,17 +243,17 @@ def _connect(address: tuple[str, int], limit: timedelta, says_so: bool) -> dist.
             store.set_timeout(limit)
             return store
         except RuntimeError as error:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(
-                    f"The machine with --machine-rank 0 could not be met at "
-                    f"{address[0]}:{address[1]} in {limit} ({_first_line(error)})."
-                ) from None
             if says_so:
                 print(
                     f"Waiting for the machine with --machine-rank 0 at {address[0]}:{address[1]} "
                     f"({_first_line(error)}).",
                     flush=True,
                 )
+            if time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"The machine with --machine-rank 0 could not be met at "
+                    f"{address[0]}:{address[1]} in {limit} ({_first_line(error)})."
+                ) from None
 
 
 def _wait_for_all(

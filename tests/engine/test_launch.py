@@ -106,7 +106,7 @@ def test_a_machine_that_is_not_there(monkeypatch, capsys):
         port = server.getsockname()[1]  # where no one listens afterwards
     address = ("127.0.0.1", port)
     with pytest.raises(TimeoutError, match="--machine-rank 0 could not be met at 127.0.0.1"):
-        launching._connect(address, timedelta(seconds=2), says_so=True)
+        launching._connect(address, timedelta(seconds=1), says_so=True)
     assert "Waiting for the machine with --machine-rank 0" in capsys.readouterr().out
 
 
