@@ -34,7 +34,7 @@ def test_every_command(model, tmp_path, capsys):
     (compared,) = json.loads((out / "comparison.json").read_text())["models"]
     assert compared["anchors_per_image"]["all"] > 100 and compared["best_iou"]["all"]["mean"] > 0.2
     assert (
-        "those that learn an object: class and box, one to one"
+        "those assigned to an object: class and box, one to one"
         in (out / "comparison.html").read_text()
     )
 

@@ -67,20 +67,20 @@ class DenseAnchorStrategy(AnchorStrategy):
         return self.owner.losses(anchors, [x[..., 0] for x in logits], labels, deltas, boxes)
 
     def _iou_thresholds(self) -> tuple[float, float]:
-        """An object is reached from the first IoU on, and learned by a level from the second on."""
+        """From the first IoU on an object is reached, from the second on assigned to a level."""
         _, *thresholds, _ = self.owner.anchor_matcher.thresholds  # between -inf and inf
         return thresholds[0], thresholds[-1]
 
     def coverage(self, boxes, image_sizes, generator=None):
-        """A level learns an object if one of its anchors has an IoU from the upper threshold on
-        with it, or the highest of all."""
-        reached_from, learned_from = self._iou_thresholds()
+        """An object is assigned to a level if an anchor of it has an IoU with the object that is not
+        below the upper threshold, or is the highest of all."""
+        reached_from, assigned_from = self._iou_thresholds()
         iou, centered_iou = best_preset_iou(boxes, image_sizes, generator or self.generator)
         best = iou.amax(dim=1)
         return Coverage(
             iou=best,
             centered_iou=centered_iou,
-            levels=(iou >= learned_from) | (iou == best[:, None]),
+            levels=(iou >= assigned_from) | (iou == best[:, None]),
             reached=best >= reached_from,
             threshold=reached_from,
         )

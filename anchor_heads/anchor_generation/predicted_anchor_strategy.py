@@ -55,11 +55,11 @@ class PredictedAnchorStrategy(AnchorStrategy):
     def _class_and_box_assignment(
         self, anchors: Tensor, valid: Tensor, objects: Instances
     ) -> Assignment:
-        """The anchors that learn class and box.
+        """The positive anchors of class and box.
 
         Args:
             anchors (Tensor): (R, 4).
-            valid (Tensor): (1, R) bool, the anchors that may learn.
+            valid (Tensor): (1, R) bool, the anchors that may be positive.
             objects (Instances): with "gt_boxes".
         """
         match = self.owner.anchor_matcher(

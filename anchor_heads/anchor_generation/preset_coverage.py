@@ -17,7 +17,7 @@ from torch import Tensor
 PADDING_MULTIPLE = 32
 
 
-def num_cells(image_sizes: Tensor, stride: int) -> Tensor:
+def map_size(image_sizes: Tensor, stride: int) -> Tensor:
     """(M, 2) rows and columns of a level on padded images of (M, 2) heights and widths."""
     padded = (image_sizes / PADDING_MULTIPLE).ceil() * PADDING_MULTIPLE
     return (padded / stride).ceil().long()
@@ -44,9 +44,9 @@ def best_preset_iou(
     at_locations, at_centers = [], []
     levels = zip(generator.strides, generator.cell_anchors, strict=True)
     for stride, cell_anchors in levels:
-        cells = num_cells(image_sizes, stride).flip(1)  # columns, rows
+        size = map_size(image_sizes, stride).flip(1)  # columns, rows
         index = (centers / stride - generator.offset).round().clamp(min=0)
-        locations = (torch.minimum(index, cells - 1) + generator.offset) * stride
+        locations = (torch.minimum(index, size - 1) + generator.offset) * stride
         cell_anchors = cell_anchors.to(boxes)
         at_locations.append(_best_iou(boxes, locations, cell_anchors))
         at_centers.append(_best_iou(boxes, centers, cell_anchors))

@@ -19,7 +19,7 @@ from .preset_coverage import smallest_sizes
 
 # Widths and heights stay within a factor of a million of the square's, as published.
 MAX_LOG_SCALE = -math.log(1e-6)
-# Published training pads each image to multiples of this, and lets only cells in it learn.
+# Published training pads each image to multiples of this, and only cells in it have targets.
 PADDING_MULTIPLE = 32
 
 
@@ -83,11 +83,11 @@ class SquareGenerator(DefaultAnchorGenerator):
     def _valid_level(size, stride, image_sizes, device):
         """(N, H*W) of one level."""
         height, width = size
-        limits = [[_padded_cells(side, stride) for side in x] for x in image_sizes]
+        limits = [[_padded_size(side, stride) for side in x] for x in image_sizes]
         if all(rows >= height and columns >= width for rows, columns in limits):
             return torch.ones((len(limits), height * width), dtype=torch.bool, device=device)
         rows, columns = torch.tensor(limits, device=device).unsqueeze(-1).unbind(1)  # (N, 1) each
-        row, column = (torch.arange(cells, device=device) for cells in size)
+        row, column = (torch.arange(number, device=device) for number in size)
         return ((row < rows)[:, :, None] & (column < columns)[:, None]).flatten(1)
 
     @classmethod
@@ -98,7 +98,7 @@ class SquareGenerator(DefaultAnchorGenerator):
         )
 
 
-def _padded_cells(side: int, stride: int) -> int:
+def _padded_size(side: int, stride: int) -> int:
     padded = -(-side // PADDING_MULTIPLE) * PADDING_MULTIPLE
     return -(-padded // stride)
 

@@ -78,7 +78,7 @@ class Assignment:
     """The positive anchors of one image, by one assignment rule."""
 
     rule: str
-    """What is learned by which rule, in a few words."""
+    """What is assigned by which rule, in a few words."""
     boxes: Tensor
     """(n, 4) anchors, in pixels of the network's input."""
     matched_idxs: Tensor
@@ -103,7 +103,7 @@ class Coverage:
     levels: Tensor
     """(M, L) bool, the levels that the object is assigned to."""
     reached: Tensor
-    """(M,) bool, whether the object is learned as it should be."""
+    """(M,) bool, whether an anchor fits the object well enough to be trained for it."""
     threshold: float
     """The least IoU of objects that are reached; 0 if IoU does not decide."""
 
@@ -209,8 +209,8 @@ class AnchorStrategy(ABC):
     def assignments(
         self, features: list[Tensor], predictions, image_size: tuple[int, int], objects: Instances
     ) -> list[Assignment]:
-        """Which object each anchor of one image learns, one entry for each rule of training; the
-        last is that of class and box.
+        """The object that each anchor of one image is assigned to, one entry for each rule of
+        training; the last is that of class and box.
 
         Args:
             features, predictions, image_size: see :meth:`level_anchors`.
@@ -314,7 +314,7 @@ class AnchorStrategy(ABC):
         """
         raise NotImplementedError(f"{type(self.owner).__name__} keeps all locations.")
 
-    def _valid_cells(self, stride: int, offset: float, image_size) -> tuple[int, int]:
+    def _valid_size(self, stride: int, offset: float, image_size) -> tuple[int, int]:
         """Rows and columns of the locations on an image, without those in its padding."""
         return tuple(max(1, int(-(-(size - offset * stride) // stride))) for size in image_size)
 

@@ -184,7 +184,7 @@ def _check_masks(cfg, name, objects):
         raise ValueError(
             f"DATASETS.TRAIN: {len(without_mask)} of {len(objects)} objects of data set '{name}' "
             f"have no segmentation, first: {describe(without_mask[0], 0)}; a model with "
-            "MODEL.MASK_ON True learns masks: complete the file or set MODEL.MASK_ON False"
+            "MODEL.MASK_ON True needs masks: complete the file or set MODEL.MASK_ON False"
         )
     if cfg.INPUT.CROP.ENABLED and importlib.util.find_spec("shapely") is None:
         raise ValueError(

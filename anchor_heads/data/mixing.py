@@ -79,7 +79,7 @@ class MixedImages(Dataset):
             mosaic (float): probability that an image is one of four in a mosaic.
             mixup (float): probability that another image is laid over it.
             copy_paste (float): probability that objects of another image are pasted into it.
-            with_masks (bool): whether the model learns masks.
+            with_masks (bool): whether the model predicts masks.
         """
         self.dataset = dataset
         self.mapper = mapper

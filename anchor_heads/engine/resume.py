@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # A loss this many times the median of a run's losses means that the weights are spoilt.
 SPOILT = 100
-# Have no effect on what is learned.
+# Have no effect on the training.
 UNIMPORTANT = (
     "OUTPUT_DIR",
     "VIS_PERIOD",

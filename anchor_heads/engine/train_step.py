@@ -228,7 +228,7 @@ class TrainStep(SimpleTrainer):
     def loss_of_last_batch(self) -> float | None:
         """The total loss of the last batch that a step was taken with, by the present weights.
 
-        It tells weights that a step has spoilt from images that cannot be learned from. The model
+        It tells weights that a step has damaged from images that have no finite loss. The model
         stays as it is. None if the model fails, or if there was no such step.
         """
         if not self._good_batch:

@@ -130,7 +130,7 @@ class Match(NamedTuple):
     matched_idxs: Tensor
     """(N, R) int64, an index of an object of the image. Undefined for those not labelled 1."""
     labels: Tensor
-    """(N, R) int8: 1 = the anchor learns its object, 0 = background, -1 = ignored."""
+    """(N, R) int8: 1 = positive, 0 = background, -1 = ignored."""
     best_iou: Tensor
     """(sum of M,) float32, the highest IoU that any anchor of its image has with each object."""
 
@@ -155,7 +155,7 @@ def match_max_iou(
         anchors (Tensor): (N, R, A, 4), or (1, R, A, 4) if all images have the same. The best of A
             boxes counts.
         thresholds (sequence of float): an anchor whose highest IoU is below the first is
-            background, from the last on it learns; in between it is ignored.
+            background, from the last on it is positive; in between it is ignored.
         min_iou (float): an object takes its best anchors only if their IoU is at least this.
         valid (Tensor or None): (N, R) bool, anchors that may be matched, all of them with width and
             height; the others are ignored. None for all.
@@ -270,7 +270,7 @@ def match_predicted_anchors(
         matcher (MaxIoUMatcher): the rule.
         gt_instances (list[Instances]): N of them, with "gt_boxes".
         anchors (Tensor): (N, R, 4).
-        valid (Tensor): (N, R) bool, the anchors that may learn; the others are ignored.
+        valid (Tensor): (N, R) bool, the anchors that may be positive; the others are ignored.
 
     Returns:
         Match: of the N images.

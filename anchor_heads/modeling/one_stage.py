@@ -241,7 +241,7 @@ class PredictedAnchorDetector(DenseDetector):
         Args:
             anchors (Tensor): (N, R, 4) anchors of each image, over all levels.
             gt_instances (list[Instances]): N of them, with "gt_boxes" and "gt_classes".
-            valid (Tensor): (N, R) bool, which anchors may learn.
+            valid (Tensor): (N, R) bool, which anchors may be positive.
 
         Returns:
             Tensor: (N, R) int64 labels in {-1, 0, ..., K}: -1 = ignored, K = background.

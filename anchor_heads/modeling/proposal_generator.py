@@ -160,7 +160,7 @@ class PredictedAnchorRPN(RPN):
             levels (list): for each level the anchors (N, Ri, 4), their logits (N, Ri, 1) and their
                 deltas (N, Ri, 4).
             gt_instances (list[Instances]): N of them, with "gt_boxes".
-            valid (Tensor): (N, R) bool, which anchors may learn.
+            valid (Tensor): (N, R) bool, which anchors may be positive.
             image_sizes (list[tuple[int, int]]): N pairs of height and width.
 
         Returns:
@@ -180,7 +180,7 @@ class PredictedAnchorRPN(RPN):
         Args:
             anchors (Tensor): (N, R, 4).
             gt_instances (list[Instances]): N of them, with "gt_boxes".
-            valid (Tensor): (N, R) bool, which anchors may learn.
+            valid (Tensor): (N, R) bool, which anchors may be positive.
 
         Returns:
             Tensor: (N, R) labels in {-1, 0, 1}: -1 = ignored or not sampled, 0 = background.

@@ -38,8 +38,8 @@ class InspectedAnchors:
 
 @torch.no_grad()
 def inspect_anchors(model: nn.Module, image: Tensor, objects: Instances) -> InspectedAnchors:
-    """The anchors of an image that learn its objects; of a method that predicts where anchors are,
-    those with the highest location probability.
+    """The anchors of an image that are assigned to its objects; of a method that predicts where
+    anchors are, those with the highest location probability.
 
     Args:
         model (nn.Module): see :func:`get_anchor_strategy`.
@@ -66,13 +66,13 @@ def inspect_anchors(model: nn.Module, image: Tensor, objects: Instances) -> Insp
         assignment.boxes,
         assignment.scores,
         assignment.score_name,
-        f"{counts}, those that learn an object: {assignment.rule}",
+        f"{counts}, those assigned to an object: {assignment.rule}",
     )
 
 
 @torch.no_grad()
 def inspect_best_anchors(model: nn.Module, image: Tensor, objects: Instances) -> InspectedAnchors:
-    """The anchor that overlaps each object most, by whatever rule the model learns.
+    """The anchor that overlaps each object most, whatever the assignment rule.
 
     Args: see :func:`inspect_anchors`; there must be an object.
     """

@@ -59,42 +59,32 @@ LIMITS = (30, 100, 300, 1000)
 ASPECT_RATIOS = {"to 2": (1, 2), "to 4": (2, 4), "to 8": (4, 8), "over 8": (8, np.inf)}
 PROPOSALS = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
 
-# The levels of Detectron2's RetinaNet, without the ones that are too coarse for such small images.
-P3 = [
-    *("MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]),
-    *("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5"]),
-    *("MODEL.ANCHOR_GENERATOR.SIZES", [[s, 1.26 * s, 1.587 * s] for s in (16, 32, 64)]),
-]
-
-# Model: config, overrides, and whether the anchors are those that diagnose suggests.
+# Model: config and overrides. A name may be followed by _suggested, for the anchors that diagnose
+# suggests, and by _p3, for the levels of Detectron2's RetinaNet, without P2.
 MODELS = {
-    "retinanet": ("retinanet", [], False),
-    "retinanet_suggested": ("retinanet", [], True),
-    "retinanet_p3": ("retinanet", P3, False),
-    "retinanet_suggested_p3": ("retinanet", P3, True),
-    "free_anchor": ("free_anchor", [], False),
-    "free_anchor_suggested": ("free_anchor", [], True),
-    "ga_retinanet": ("ga_retinanet", [], False),
-    "da_retinanet": ("da_retinanet", [], False),
-    "rpn": ("faster_rcnn", PROPOSALS, False),
-    "rpn_suggested": ("faster_rcnn", PROPOSALS, True),
-    "free_anchor_rpn": ("free_anchor_faster_rcnn", PROPOSALS, False),
-    "free_anchor_rpn_suggested": ("free_anchor_faster_rcnn", PROPOSALS, True),
-    "ga_rpn": ("ga_faster_rcnn", PROPOSALS, False),
-    "da_rpn": ("da_faster_rcnn", PROPOSALS, False),
-    "faster_rcnn": ("faster_rcnn", [], False),
-    "faster_rcnn_suggested": ("faster_rcnn", [], True),
-    "free_anchor_faster_rcnn": ("free_anchor_faster_rcnn", [], False),
-    "free_anchor_faster_rcnn_suggested": ("free_anchor_faster_rcnn", [], True),
-    "ga_faster_rcnn": ("ga_faster_rcnn", [], False),
-    "da_faster_rcnn": ("da_faster_rcnn", [], False),
+    "retinanet": ("retinanet", []),
+    "free_anchor": ("free_anchor", []),
+    "ga_retinanet": ("ga_retinanet", []),
+    "da_retinanet": ("da_retinanet", []),
+    "rpn": ("faster_rcnn", PROPOSALS),
+    "free_anchor_rpn": ("free_anchor_faster_rcnn", PROPOSALS),
+    "ga_rpn": ("ga_faster_rcnn", PROPOSALS),
+    "da_rpn": ("da_faster_rcnn", PROPOSALS),
+    "faster_rcnn": ("faster_rcnn", []),
+    "free_anchor_faster_rcnn": ("free_anchor_faster_rcnn", []),
+    "ga_faster_rcnn": ("ga_faster_rcnn", []),
+    "da_faster_rcnn": ("da_faster_rcnn", []),
 }
 
 
 def run_config(model: str, data: Path, seed: int, weights: str, overrides: list):
     """The config of a run, its data sets registered."""
-    config, changes, suggested = MODELS[model]
+    config, changes = MODELS[model.removesuffix("_p3").removesuffix("_suggested")]
     cfg = model_zoo.get_config(f"own_data/{config}", changes)
+    if model.endswith("_p3"):
+        for levels in (cfg.MODEL.FPN, cfg.MODEL.RETINANET):
+            levels.IN_FEATURES = levels.IN_FEATURES[1:]
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = cfg.MODEL.ANCHOR_GENERATOR.SIZES[1:]
     name = data.name
     cfg.DATASETS.COCO_FORMAT = [
         (f"{name}_{part}", str(data / f"{part}.json"), str(data / "images"))
@@ -108,7 +98,7 @@ def run_config(model: str, data: Path, seed: int, weights: str, overrides: list)
     register_coco_format(cfg)
     classes = len(MetadataCatalog.get(f"{name}_train").thing_classes)
     cfg.MODEL.RETINANET.NUM_CLASSES = cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
-    if suggested:
+    if "_suggested" in model:
         suggest_anchors(cfg)
     case = DiagnosisInput.from_config(cfg)
     for item in recipe(case.strategy, case.data.objects.sides).items():

@@ -10,8 +10,8 @@ def add_config(cfg: CfgNode) -> None:
     the predicted anchors; so are the deltas' weights.
     """
     node = cfg.MODEL.DYNAMIC_ANCHOR = CfgNode()
-    # Shapes learn at the locations in an object this close to its centre, in strides of the level,
-    # along x and along y.
+    # Locations in an object have a shape target if they are this close to its centre, in strides of
+    # the level, along x and along y.
     node.CENTER_RADIUS = 2.0
     # Height over width of the boxes that the anchors start from. 1 = squares, as published; the
     # median of one's data where most objects are wide or tall.
@@ -22,7 +22,7 @@ def add_config(cfg: CfgNode) -> None:
     node.LEVEL_BY_SHORT_SIDE = False
     # Initialisation of the feature attention and the fusion. False: a standard deviation of 0.01,
     # as published, which suits 256 channels. True: Kaiming initialization, with
-    # which narrow heads learn classes much sooner.
+    # which the classes of narrow heads converge much sooner.
     node.KAIMING_INIT = False
     # Factor of the loss of the shapes.
     node.SHAPE_LOSS_WEIGHT = 1.0

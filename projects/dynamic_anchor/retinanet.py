@@ -39,11 +39,11 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
     ):
         """
         Args:
-            dynamic_anchoring (DynamicAnchoring or None): anchors, and what their shapes learn; None
-                for the published settings.
+            dynamic_anchoring (DynamicAnchoring or None): anchors and their shape targets; None for
+                the published settings.
             quality_loss_weight (float): factor of the loss.
-            always_box_loss (bool): False: boxes learn nothing from a batch in which no location
-                learns a shape, as published.
+            always_box_loss (bool): False: a batch in which no location has a shape target has no
+                box loss, as published.
             thresh_on_product (bool): whether ``test_score_thresh`` is for class probability times
                 quality. False: for the class probability, as published.
             kwargs: see :class:`PredictedAnchorDetector`. The squares that anchors start from have
@@ -114,7 +114,7 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
             assignment (ShapeAssignment): see :meth:`DynamicAnchoring.shape_assignment`.
 
         Returns:
-            Tensor: scalar, the mean over the locations that learn a shape.
+            Tensor: scalar, the mean over the locations that have a shape target.
         """
         target = assignment.targets.quality
         loss = F.binary_cross_entropy_with_logits(

@@ -15,11 +15,11 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
     The published code has its head without the source of its anchors, targets and losses. What of
     it is known is kept: shapes, objectness and boxes come from 1x1 convolutions, the feature
     attention reads RPN's shared convolution, there is no quality branch, anchors are classified
-    with binary cross entropy on a sample, and deltas learn by smooth L1. Defined here:
+    with binary cross entropy on a sample, and deltas are trained with smooth L1. Defined here:
 
     - A shape is the exponential of the scaled prediction, as in the detector. The published one is
       the scaled prediction itself, which may be negative.
-    - Shapes learn at the locations and by the loss of the detector (the published loss is the
+    - Shapes have the targets and the loss of the detector (the published loss is the
       bounded IoU loss over positives plus images), so that both have one rule.
     - Anchors are matched, sampled and counted as in this package's other predicted anchors, with
       the keys of ``MODEL.RPN``; the deltas' targets do not train the anchors.
@@ -32,8 +32,8 @@ class DynamicAnchorRPN(PredictedAnchorRPN):
     def __init__(self, *, dynamic_anchoring: DynamicAnchoring | None = None, **kwargs):
         """
         Args:
-            dynamic_anchoring (DynamicAnchoring or None): anchors, and what their shapes learn; None
-                for the settings of the detector.
+            dynamic_anchoring (DynamicAnchoring or None): anchors and their shape targets; None for
+                 the settings of the detector.
             kwargs: see :class:`PredictedAnchorRPN`. The squares that anchors start from have the
                 smallest sizes of ``anchor_generator``.
         """

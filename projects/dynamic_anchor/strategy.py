@@ -1,4 +1,4 @@
-"""Dynamic Anchor's anchor strategy: one predicted anchor per location, and what its shape learns.
+"""Dynamic Anchor's anchor strategy: one predicted anchor per location, with its shape target.
 
 Shape shorthand in this module:
 
@@ -6,7 +6,7 @@ Shape shorthand in this module:
     H, W: height and width of a feature level
     R: number of locations of one image, over all levels
     M: number of objects
-    n: number of locations of all images that learn a shape
+    n: number of locations of all images that have a shape target
 """
 
 import math
@@ -24,7 +24,7 @@ from anchor_heads.anchor_generation import (
     shape_scale,
 )
 from anchor_heads.anchor_generation.predicted_anchor_strategy import PredictedAnchorStrategy
-from anchor_heads.anchor_generation.preset_coverage import num_cells, smallest_sizes
+from anchor_heads.anchor_generation.preset_coverage import map_size, smallest_sizes
 from anchor_heads.anchor_generation.strategy import (
     Assignment,
     ConfigProblem,
@@ -56,13 +56,13 @@ class ShapeAssignment(NamedTuple):
     locations: Tensor
     """(n,) int64, the same as indices into the flattened (N, R)."""
     matched_idxs: Tensor
-    """(n,) int64, the object of its image that each learns."""
+    """(n,) int64, the object of the image that each is assigned to."""
     centers: Tensor
     """(n, 2) in pixels."""
     half_sides: Tensor
     """(n, 2) half the width and height of the square at each, in pixels."""
     targets: ShapeTargets
-    """What they should predict."""
+    """Their targets."""
 
 
 def level_distances(sides: list[float]) -> list[tuple[float, float]]:
@@ -79,7 +79,7 @@ def level_distances(sides: list[float]) -> list[tuple[float, float]]:
 
 
 class DynamicAnchoring(nn.Module):
-    """Dynamic anchors, and what their shapes learn.
+    """Dynamic anchors and their shape targets.
 
     It is the part that the detector and the proposal generator share; it has no parameters.
     """
@@ -96,7 +96,7 @@ class DynamicAnchoring(nn.Module):
         """
         Args:
             square_generator (SquareGenerator): generator of one square per location.
-            center_radius (float): how far from an object's centre its shape is learned, in strides.
+            center_radius (float): how far from an object's centre it is a shape target, in strides.
             level_by_short_side (bool): see :func:`locations_by_center`.
             shape_loss_weight (float): factor of the loss.
 
@@ -149,7 +149,7 @@ class DynamicAnchoring(nn.Module):
     def shape_assignment(
         self, features: list[Tensor], gt_instances: list[Instances]
     ) -> ShapeAssignment:
-        """Which locations learn a shape, and which one.
+        """Assign the locations of N images to objects, and make their shape targets.
 
         Args:
             features (list[Tensor]): (N, C, H, W) per level.
@@ -262,8 +262,9 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
         ]
 
     def coverage(self, boxes, image_sizes, generator=None):
-        """A level learns an object if one of its locations is inside it, near its centre, and the
-        distance to its farthest side is in the range of the level. Any shape can be predicted."""
+        """An object is assigned to a level if a location of it is inside the object, near its
+        centre, and the distance to the farthest side is in the level's range. Any shape can be
+        predicted."""
         anchoring = self.owner.dynamic_anchoring
         squares = anchoring.square_generator
         sides = squares.sides if generator is None else smallest_sizes(generator)
@@ -271,9 +272,9 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
         iou = boxes.new_zeros(len(boxes), len(sides))
         levels = zip(generator.strides, level_distances(sides), strict=True)
         for i, (stride, distances) in enumerate(levels):
-            rows, columns = num_cells(image_sizes, stride).unbind(1)
+            rows, columns = map_size(image_sizes, stride).unbind(1)
             radius = anchoring.center_radius * stride
-            learns, index = locations_by_center(
+            inside, index = locations_by_center(
                 boxes,
                 (rows, columns),
                 stride,
@@ -282,10 +283,10 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
                 distances,
                 anchoring.level_by_short_side,
             )
-            objects = learns.nonzero()[:, 0]
-            index, columns = index[learns], columns[objects]
-            cells = torch.stack([index % columns, index // columns], dim=1)
-            points = (cells + generator.offset) * stride
+            objects = inside.nonzero()[:, 0]
+            index, columns = index[inside], columns[objects]
+            column_row = torch.stack([index % columns, index // columns], dim=1)
+            points = (column_row + generator.offset) * stride
             quality = shape_targets(points, boxes[objects]).quality
             iou[:, i].scatter_reduce_(0, objects, quality, "amax")
         return Coverage(

@@ -1,4 +1,4 @@
-"""Which locations learn a shape, and which one. Pure functions on tensors, without gradient.
+"""Shape targets of locations. Pure functions on tensors, without gradient.
 
 Shape shorthand in this module:
 
@@ -6,7 +6,7 @@ Shape shorthand in this module:
     M: number of objects in one image
     H, W: height and width of a level, in locations
     B: width and height of a window of locations
-    n: number of locations that learn a shape
+    n: number of locations that have a shape target
 """
 
 import math
@@ -20,7 +20,7 @@ from anchor_heads.modeling.matching import flat_objects
 
 
 class ShapeTargets(NamedTuple):
-    """What n locations should predict."""
+    """Targets of n locations."""
 
     half_sizes: Tensor
     """(n, 2) half the width and height, in pixels, of the smallest box centered on the location
@@ -41,7 +41,7 @@ def objects_by_center(
     distances: Sequence[tuple[float, float]],
     by_short_side: bool = False,
 ) -> Tensor:
-    """The object that each location learns the shape of.
+    """The object that is the shape target of each location.
 
     The location lies inside the object, near its centre, and the distance to the farthest side of
     the object is in the range of the level. Of several such objects the smallest counts, of equal
@@ -68,13 +68,13 @@ def objects_by_center(
 
     smallest = []
     for size, stride, limits in zip(sizes, strides, distances, strict=True):
-        learns, index = locations_by_center(
+        inside, index = locations_by_center(
             boxes, size, stride, offset, center_radius * stride, limits, by_short_side
         )
-        # Locations that do not learn the object have it at a rank after all others.
-        index = (index + image * math.prod(size)).where(learns, 0)
+        # At other locations the object has a rank after all others.
+        index = (index + image * math.prod(size)).where(inside, 0)
         level = torch.full((len(gt_boxes) * math.prod(size),), len(order), device=device)
-        level.scatter_reduce_(0, index.flatten(), rank.where(learns, len(order)).flatten(), "amin")
+        level.scatter_reduce_(0, index.flatten(), rank.where(inside, len(order)).flatten(), "amin")
         smallest.append(level.view(len(gt_boxes), -1))
     return torch.cat([number[order], number.new_tensor([-1])])[torch.cat(smallest, dim=1)]
 
@@ -89,7 +89,7 @@ def locations_by_center(
     distances: tuple[float, float],
     by_short_side: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The locations of a level at which objects could be learned, if no smaller one takes them.
+    """The locations of a level whose shape target each object is, if no smaller one is.
 
     Args:
         gt_boxes (Tensor): (M, 4) in pixels.
@@ -103,7 +103,7 @@ def locations_by_center(
             these two, which is the distance to the furthest side.
 
     Returns:
-        Tensor: (M, B, B) bool, for each object in a window of locations whether they learn it.
+        Tensor: (M, B, B) bool, for each object in a window of locations whether it is their target.
         Tensor: (M, B, B) int64 indices of these locations into the flattened (H, W).
     """
     height, width = (x.view(-1, 1, 1) if isinstance(x, Tensor) else x for x in size)
@@ -130,13 +130,13 @@ def locations_by_center(
     left_top, right_bottom = _distances(points, gt_boxes[:, None, None]).split(2, dim=-1)
     further = torch.maximum(left_top, right_bottom)  # along x, along y
     furthest = further.amin(dim=-1) if by_short_side else further.amax(dim=-1)
-    learns = inside & (furthest >= distances[0]) & (furthest <= distances[1])
-    return learns & (x < width) & (y < height), y * width + x
+    inside &= (furthest >= distances[0]) & (furthest <= distances[1])
+    return inside & (x < width) & (y < height), y * width + x
 
 
 @torch.no_grad()
 def shape_targets(points: Tensor, gt_boxes: Tensor) -> ShapeTargets:
-    """What locations inside objects should predict.
+    """Shape targets of locations inside their objects.
 
     Args:
         points (Tensor): (n, 2) locations in pixels.

@@ -1,4 +1,4 @@
-"""FreeAnchor's anchor strategy: every object learns from a bag of anchors, by their likelihood.
+"""FreeAnchor's anchor strategy: every object has a bag of anchors, trained by their likelihood.
 
 Shape shorthand in this module:
 

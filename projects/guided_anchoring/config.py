@@ -20,7 +20,7 @@ def add_config(cfg: CfgNode) -> None:
     node.LEVEL_BY_SHORT_SIDE = False
     # Initialisation of the feature adaption. False: a standard deviation of 0.01, as published,
     # which suits 256 channels. True: Kaiming initialization, with which narrow heads
-    # learn classes much sooner.
+    # converge much sooner.
     node.KAIMING_INIT = False
     # Location targets, as fractions of an object's width and height: the centre region, which is
     # positive, and the larger region around it, which is ignored.
@@ -38,7 +38,7 @@ def add_config(cfg: CfgNode) -> None:
     node.SHAPE_BATCH_SIZE_PER_IMAGE = 256
     node.SHAPE_POSITIVE_FRACTION = 0.5
     # "bounded_iou", as published, or "iou": the negative logarithm of the IoU, divided by the
-    # number of positives. It learns shapes that are far from the start faster.
+    # number of positives. Shapes that are far from the start converge faster.
     node.SHAPE_LOSS_TYPE = "bounded_iou"
     # Where the smooth L1 in "bounded_iou" becomes linear, and the factor of the loss.
     node.SHAPE_LOSS_BETA = 0.2

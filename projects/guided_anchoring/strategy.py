@@ -1,4 +1,4 @@
-"""Guided Anchoring's anchor strategy: predicted locations and shapes, and what they learn.
+"""Guided Anchoring's anchor strategy: predicted locations and shapes, with their losses.
 
 Shape shorthand in this module:
 
@@ -35,7 +35,7 @@ from anchor_heads.anchor_generation.strategy import (
 )
 from anchor_heads.layers import bounded_iou_loss, flatten_hw, iou_loss, is_exporting
 from anchor_heads.modeling.distributed import loss_normalizer
-from anchor_heads.modeling.matching import MaxIoUMatcher, of_matched
+from anchor_heads.modeling.matching import Match, MaxIoUMatcher, of_matched
 from anchor_heads.modeling.statistics import put_scalars
 
 from .head import AnchorPrediction, GuidedHead
@@ -135,23 +135,23 @@ class GuidedAnchoring(nn.Module):
         self.inverted_location_label = inverted_location_label
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, user: CfgNode, sample_generator: DefaultAnchorGenerator):
+    def from_config(cls, cfg: CfgNode, stage: CfgNode, sample_generator: DefaultAnchorGenerator):
         """
         Args:
             cfg (CfgNode): the config.
-            user (CfgNode): ``MODEL.GUIDED_ANCHOR.RPN`` or ``MODEL.GUIDED_ANCHOR.RETINANET``.
+            stage (CfgNode): ``MODEL.GUIDED_ANCHOR.RPN`` or ``MODEL.GUIDED_ANCHOR.RETINANET``.
             sample_generator (DefaultAnchorGenerator): built from ``MODEL.ANCHOR_GENERATOR``.
         """
         node = cfg.MODEL.GUIDED_ANCHOR
-        thresholds = user.SHAPE_IOU_THRESHOLDS
+        thresholds = stage.SHAPE_IOU_THRESHOLDS
         labels = [0, 1] if len(thresholds) == 1 else [0, -1, 1]
         return {
             "sample_generator": sample_generator,
             "square_generator": build_square_generator(
                 cfg, sample_generator.strides, node.BASE_ASPECT_RATIO
             ),
-            "shape_std": user.SHAPE_STD,
-            "shape_matcher": MaxIoUMatcher(thresholds, labels, user.SHAPE_MIN_IOU),
+            "shape_std": stage.SHAPE_STD,
+            "shape_matcher": MaxIoUMatcher(thresholds, labels, stage.SHAPE_MIN_IOU),
             "shape_batch_size_per_image": node.SHAPE_BATCH_SIZE_PER_IMAGE,
             "shape_positive_fraction": node.SHAPE_POSITIVE_FRACTION,
             "shape_loss_type": node.SHAPE_LOSS_TYPE,
@@ -221,7 +221,7 @@ class GuidedAnchoring(nn.Module):
             predictions (list[AnchorPrediction]): one per level.
             anchors (list[Tensor]): see :meth:`anchors`.
             gt_instances (list[Instances]): N of them, with "gt_boxes".
-            valid (Tensor): (N, R) bool, which locations may learn a shape.
+            valid (Tensor): (N, R) bool, which locations may have a shape target.
 
         Returns:
             dict[str, Tensor]: the scalars "loss_anchor_location" and "loss_anchor_shape".
@@ -264,8 +264,22 @@ class GuidedAnchoring(nn.Module):
             self.level_by_short_side,
         )
 
+    def match_shapes(
+        self, gt_boxes: list[Tensor], predictions: list[AnchorPrediction], valid: Tensor
+    ) -> Match:
+        """The shape targets of N images: the object that each location is matched with.
+
+        A location's IoU with an object is that of the best of its A shape samples (section 3.5).
+
+        Args:
+            gt_boxes (list[Tensor]): (M, 4) of each image.
+            predictions (list[AnchorPrediction]): one per level; their sizes count.
+            valid (Tensor): (N, R) bool, which locations may have a shape target.
+        """
+        return self.shape_matcher(gt_boxes, self.samples(predictions)[None], valid)
+
     def _shape_loss(self, predictions, anchors, gt_boxes, valid):
-        match = self.shape_matcher(gt_boxes, self.samples(predictions)[None], valid)
+        match = self.match_shapes(gt_boxes, predictions, valid)
         positive, counts = self._sampled_positives(match.labels)
         anchors = torch.cat(anchors, dim=1).flatten(0, 1)[positive]
         targets = of_matched(gt_boxes, match.matched_idxs).flatten(0, 1)[positive]
@@ -379,7 +393,7 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
             self.in_features, levels, predictions, generator.strides, strict=True
         ):
             probability = prediction.location[0, 0].sigmoid()
-            height, width = self._valid_cells(stride, generator.offset, image_size)
+            height, width = self._valid_size(stride, generator.offset, image_size)
             valid = probability[:height, :width]
             result.append(
                 LevelAnchors(
@@ -398,16 +412,15 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
         anchoring = self.owner.guided_anchoring
         anchors = torch.cat(anchoring.anchors(predictions), dim=1)[0]
         valid = anchoring.square_generator.valid_mask(features, [image_size])
-        samples = anchoring.samples(predictions)[None]
-        match = anchoring.shape_matcher([objects.gt_boxes.tensor], samples, valid)
+        match = anchoring.match_shapes([objects.gt_boxes.tensor], predictions, valid)
         return [
             self._matched("shape, by IoU of the shape samples", anchors, match, objects),
             self._class_and_box_assignment(anchors, valid, objects),
         ]
 
     def coverage(self, boxes, image_sizes, generator=None):
-        """The locations of an object are learned on the level of its size; shapes are learned where
-        a shape sample, on any level, has a high enough IoU with it."""
+        """Location targets are on the level of the object's size; shape targets are where a shape
+        sample, on any level, has a high enough IoU with the object."""
         anchoring = self.owner.guided_anchoring
         sides = anchoring.square_generator.sides if generator is None else smallest_sizes(generator)
         matcher = anchoring.shape_matcher

@@ -1,12 +1,13 @@
-"""Where anchors should be. Pure functions on tensors, without gradient.
+"""Location targets. Pure functions on tensors, without gradient. Shape targets are made by
+``GuidedAnchoring.match_shapes``.
 
 Shape shorthand in this module:
 
     N: number of images
     M: number of objects in one image
     L: number of feature levels
-    H, W: height and width of a level, in cells
-    R: number of cells of one image over all levels, each level by rows
+    H, W: height and width of a level, in locations
+    R: number of locations of one image over all levels, each level by rows
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ def location_targets(
         sizes (sequence): L pairs (H, W).
         strides (sequence of int): L strides in pixels.
         sides (sequence of float): L sides of the squares in pixels, ascending.
-        offset (float): where the first anchor has its centre, in cells.
+        offset (float): where the first anchor has its centre, in locations.
         center_ratio, ignore_ratio (float): the regions' shares of an object's width and height, the
             second not below the first.
         by_short_side (bool): see :func:`object_levels`.
@@ -52,8 +53,8 @@ def location_targets(
         Tensor: (N, R) float32, weights.
     """
     boxes, image, number = flat_objects(gt_boxes)
-    device, num_cells = boxes.device, [height * width for height, width in sizes]
-    starts = [sum(num_cells[:level]) for level in range(len(sizes))]
+    device, num_locations = boxes.device, [height * width for height, width in sizes]
+    starts = [sum(num_locations[:level]) for level in range(len(sizes))]
     level, start, stride, height, width = torch.tensor(
         [(*x, *size) for *x, size in zip(range(len(sizes)), starts, strides, sizes, strict=True)],
         device=device,
@@ -70,17 +71,19 @@ def location_targets(
         torch.stack([width, height], dim=-1),
     )
     extent = extent * torch.stack([own | beside, own])[..., None]
-    corner = start + image * sum(num_cells) + first[..., 1] * width + first[..., 0]
-    # What decides about a cell is the greatest number of the regions that it is in: 1 for the
+    corner = start + image * sum(num_locations) + first[..., 1] * width + first[..., 0]
+    # What decides about a location is the greatest number of the regions that it is in: 1 for the
     # ignore region of an object beside, 2 i + 3 for that of the level's own object i, 2 i + 4 for
     # its centre region.
     rank = torch.stack([(2 * number + 3).where(own, 1), (2 * number + 4).expand_as(own)])
     is_center = torch.tensor([0, 1], device=device).view(-1, 1, 1).expand_as(rank)
 
-    cells, region = _cells(corner.flatten(), extent.flatten(0, -2), width.expand_as(rank).flatten())
+    locations, region = _locations(
+        corner.flatten(), extent.flatten(0, -2), width.expand_as(rank).flatten()
+    )
     last, target = (
-        torch.zeros(len(gt_boxes) * sum(num_cells), dtype=torch.int64, device=device)
-        .scatter_reduce_(0, cells, x.flatten()[region], "amax")
+        torch.zeros(len(gt_boxes) * sum(num_locations), dtype=torch.int64, device=device)
+        .scatter_reduce_(0, locations, x.flatten()[region], "amax")
         .view(len(gt_boxes), -1)
         for x in (rank, is_center)
     )
@@ -91,18 +94,19 @@ def location_targets(
 def _regions(
     boxes: Tensor, stride: Tensor, offset: float, ratio: Tensor, size: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The cells of the regions in the middle of boxes.
+    """The locations of the regions in the middle of boxes.
 
     A region has both its ends, so that it is never empty inside the map.
 
     Args:
         boxes (Tensor): (M, 4) in pixels.
-        stride, ratio (Tensor): (..., 1, 1) pixels of a cell, and the region's share of a box.
-        offset (float): where the first anchor has its centre, in cells.
+        stride (Tensor): (..., 1, 1) pixels from one location to the next.
+        ratio (Tensor): (..., 1, 1) the region's share of a box.
+        offset (float): where the first anchor has its centre, in locations.
         size (Tensor): (..., 1, 2) columns and rows of the map.
 
     Returns:
-        Tensor: (..., M, 2) int64, column and row of the first cell.
+        Tensor: (..., M, 2) int64, column and row of the first location.
         Tensor: (..., M, 2) int64, the number of columns and rows, 0 outside of the map.
     """
     low, high = (boxes / stride - offset).split(2, dim=-1)
@@ -112,16 +116,16 @@ def _regions(
     return first.long(), (torch.minimum(last, size - 1) - first + 1).clamp(min=0).long()
 
 
-def _cells(corner: Tensor, extent: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """All cells of rectangles in maps.
+def _locations(corner: Tensor, extent: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """All locations of rectangles in maps.
 
     Args:
-        corner (Tensor): (n,) int64 index of the first cell of each.
+        corner (Tensor): (n,) int64 index of the first location of each.
         extent (Tensor): (n, 2) int64 number of columns and rows, may be 0.
         width (Tensor): (n,) int64 width of its map.
 
     Returns:
-        Tensor: (c,) int64 indices of cells.
+        Tensor: (c,) int64 indices of locations.
         Tensor: (c,) int64, the rectangle of each, ascending.
     """
     count = extent.prod(dim=-1)

@@ -1,4 +1,4 @@
-"""What tools learn of a model's anchors, on tiny models with random weights."""
+"""What tools are told of a model's anchors, on tiny models with random weights."""
 
 import pytest
 import torch
@@ -153,12 +153,12 @@ def test_dynamic_anchors_are_at_all_locations(tmp_path, image, one_stage):
 
 def test_locations_on_the_image_at_corners_and_centres_of_cells(tmp_path):
     strategy = get_anchor_strategy(tiny_model(tmp_path))
-    assert [strategy._valid_cells(s, 0.0, (33, 64)) for s in (8, 16)] == [(5, 8), (3, 4)]
-    assert [strategy._valid_cells(s, 0.5, (33, 64)) for s in (8, 16)] == [(4, 8), (2, 4)]
-    assert strategy._valid_cells(8, 0.5, (3, 3)) == (1, 1)
+    assert [strategy._valid_size(s, 0.0, (33, 64)) for s in (8, 16)] == [(5, 8), (3, 4)]
+    assert [strategy._valid_size(s, 0.5, (33, 64)) for s in (8, 16)] == [(4, 8), (2, 4)]
+    assert strategy._valid_size(8, 0.5, (3, 3)) == (1, 1)
 
 
-# Which object each learns
+# The object that each is assigned to
 
 
 @torch.no_grad()
@@ -374,10 +374,12 @@ def test_reach_of_dynamic_anchors_is_by_the_locations_that_learn_the_shape(
     anchoring = get_anchor_strategy(model).owner.dynamic_anchoring
     _, features, _ = seen(model, image)
     for i, box in enumerate(BOXES):  # each by itself
-        learned = anchoring.shape_assignment(features, [Instances(SIZE, gt_boxes=Boxes(box[None]))])
-        levels = [x.any() for x in learned.mask[0].split([64, 16, 4])]
+        assigned = anchoring.shape_assignment(
+            features, [Instances(SIZE, gt_boxes=Boxes(box[None]))]
+        )
+        levels = [x.any() for x in assigned.mask[0].split([64, 16, 4])]
         assert found.levels[i].tolist() == levels
-        expected = learned.targets.quality.max() if any(levels) else 0
+        expected = assigned.targets.quality.max() if any(levels) else 0
         assert found.iou[i] == pytest.approx(float(expected))
     assert found.reached.tolist() == found.levels.any(dim=1).tolist()
     assert found.reached.tolist() == [True, True, True, False]  # between locations

@@ -1,4 +1,4 @@
-"""A fourth method, as one could be added: each object is learned by the one anchor that overlaps it
+"""A fourth method, as one could be added: each object is assigned to the anchor that overlaps it
 most."""
 
 from .retinanet import OneToOneRetinaNet

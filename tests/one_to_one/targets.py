@@ -10,7 +10,7 @@ def best_anchor(gt_boxes: Boxes, anchors: Boxes) -> tuple[Tensor, Tensor]:
 
 
 def labels_of(gt_boxes: Boxes, anchors: Boxes) -> tuple[Tensor, Tensor]:
-    """(R,) whether each anchor learns an object, and which."""
+    """(R,) whether each anchor is assigned to an object, and to which."""
     indices, _ = best_anchor(gt_boxes, anchors)
     matched_idxs = torch.full((len(anchors),), -1, device=indices.device)
     matched_idxs[indices] = torch.arange(len(gt_boxes), device=indices.device)

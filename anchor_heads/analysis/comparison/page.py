@@ -108,7 +108,7 @@ def draw_pictures(
 
 
 def _draw_anchors(model: ComparedModel, image: AnnotatedImage) -> list[tuple[str, str]]:
-    """The best anchor of each object; and those that learn the objects, or are the most likely."""
+    """The best anchor of each object; and those assigned to an object, or the most likely ones."""
     pixels = read_record_image(image.record)
     scale = PICTURE_SIDE / max(pixels.shape)
     width, height = (max(1, round(side * scale)) for side in pixels.shape[1::-1])

@@ -33,13 +33,13 @@ TEXTS = {
     "number_of_classes": "The model is for {model} classes and the data set has {data}: training "
     "refuses to start.",
     "box_format": "Boxes of the annotation file look like {format}, and were read as (x, y, width, "
-    "height) in pixels: the model learns wrong boxes{spoilt}.",
+    "height) in pixels: the boxes are wrong in training{spoilt}.",
     "spoilt_boxes": "Parts of the annotation file cannot be used as they are: {changes}.",
     "converted_fields": "Fields of the annotation file are of other types than COCO's: {changes}.",
     "stored_frame": "Images of {names} have EXIF tags that turn them, and are read as stored, like "
     "their annotations. Prediction without the annotation file turns them: remove the tags.",
-    "absent_classes": "have no box and are never learned ({names}).",
-    "rare_classes": "have fewer than {few} boxes: hardly learned ({names}).",
+    "absent_classes": "have no box and cannot be detected ({names}).",
+    "rare_classes": "have fewer than {few} boxes: too few for a good AP ({names}).",
     "images_without_objects": "are left out of training because they have no objects (crowds "
     "aside): the model never sees images without objects.",
     "detection_limit": "have more objects (up to {most}) than the {limit} detections allowed.",
@@ -57,9 +57,9 @@ TEXTS = {
     "but the nearest one {misses}.",
     "objects_without_location": "have no location inside them, near their centre and on a level of "
     "their size: {consequence}.",
-    "levels_without_objects": "have no object to learn from ({names}), only background.",
+    "levels_without_objects": "have no object ({names}), only background.",
     "other_shape_at_the_start": "Anchors start {start:g} times as high as wide, and objects are "
-    "{median:g} times as high as wide in the median: short training does not learn their shapes.",
+    "{median:g} times as high as wide in the median: a short training does not reach their shapes.",
     "config_of_another_method": "{problems}",
     "learning_rate": "SOLVER.BASE_LR is {rate:g}, {meaning}.",
     "few_epochs": "Each of the {images} images is seen {epochs:.2g} times, in the published 1x "
@@ -78,7 +78,7 @@ TEXTS = {
 
 # A smaller share of objects or images is not worth a line; from the second on it is a warning.
 LEAST_SHARE, WARNING_SHARE = 0.01, 0.05
-FEW_BOXES = 10  # a class with fewer is hardly learned
+FEW_BOXES = 10  # a class with fewer has a low AP
 LIMIT_STEP = 50  # suggested limits are multiples of it
 START_TOLERANCE = 1.5  # between the aspect ratios of objects and of predicted anchors at the start
 # SGD's rates of configs/Base-RetinaNet.yaml and Base-RCNN-FPN.yaml, for a batch of 16. A rate
@@ -233,7 +233,7 @@ def _limits(case) -> Iterator[Finding | None]:
 
 
 def _anchors(case) -> Iterator[Finding | None]:
-    """Objects that anchors do not reach, and anchors that have nothing to learn."""
+    """Objects that anchors do not reach, and anchors that are assigned to nothing."""
     if case.build_error:
         yield _finding("refused_model", ERROR, {}, {}, reason=case.build_error)
     shapes = {key: np.hstack(case.get(key)) for key in (SIZES, ASPECT_RATIOS)}

@@ -62,11 +62,11 @@ def test_absent_and_rare_classes():
         return counted(config(), cats + dogs, classes=[0] * cats + [1] * dogs)
 
     absent = findings(0, 10)["absent_classes"]
-    assert absent.sentence == "1 of 2 classes (50.0 %) have no box and are never learned (cat)."
+    assert absent.sentence == "1 of 2 classes (50.0 %) have no box and cannot be detected (cat)."
     assert absent.numbers == {"count": 1, "total": 2}
     assert absent.suggestion.changes == {"DATASETS.TRAIN": None}
     rare = findings(10, 9)["rare_classes"]
-    assert rare.sentence.endswith("fewer than 10 boxes: hardly learned (dog).")
+    assert rare.sentence.endswith("fewer than 10 boxes: too few for a good AP (dog).")
     assert "rare_classes" not in findings(0, 10) and "absent_classes" not in findings(10, 9)
     assert not {"rare_classes", "absent_classes"} & set(findings(10, 10))
 
@@ -247,9 +247,7 @@ def test_levels_without_objects():
     assert "levels_without_objects" not in find(case_of(*FITTING))
     finding = find(case_of(*FITTING[:2]))["levels_without_objects"]
     assert finding.severity == "note" and finding.numbers == {"count": 1, "total": 3}
-    assert finding.sentence == (
-        "1 of 3 levels (33.3 %) have no object to learn from (p5), only background."
-    )
+    assert finding.sentence == ("1 of 3 levels (33.3 %) have no object (p5), only background.")
 
 
 def test_predicted_anchors_that_start_from_another_shape():

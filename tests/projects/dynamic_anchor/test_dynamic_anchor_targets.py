@@ -129,7 +129,7 @@ def test_shape_quality_and_centerness_by_hand():
 
 
 def test_levels_are_for_distances_up_to_half_their_squares_sides():
-    """Three levels; borders at 8 and 20, where two levels learn the same object."""
+    """Three levels; borders at 8 and 20, where an object is assigned to two levels."""
     anchoring = anchoring_of([[16, 20], [40], [80]], [2, 4, 8])
     maps = [torch.zeros(1, 1, 64 // stride, 64 // stride) for stride in (2, 4, 8)]
     # Sides of squares around (32, 32). Locations are off the centre by 1, by 2 or by 4 pixels, or
