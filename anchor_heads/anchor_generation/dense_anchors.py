@@ -72,7 +72,7 @@ class DenseAnchorStrategy(AnchorStrategy):
         return thresholds[0], thresholds[-1]
 
     def coverage(self, boxes, image_sizes, generator=None):
-        """An object is assigned to a level if an anchor of it has an IoU with the object that is not
+        """An object is assigned to a level if an anchor of it has an IoU with it that is not
         below the upper threshold, or is the highest of all."""
         reached_from, assigned_from = self._iou_thresholds()
         iou, centered_iou = best_preset_iou(boxes, image_sizes, generator or self.generator)

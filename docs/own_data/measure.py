@@ -4,8 +4,9 @@
 
 DIR has a folder for each data set with train.json, test.json and images/. Every run of the list
 docs/own_data/runs.txt that has no result file yet is trained and evaluated in a process of its own;
-its result goes to docs/own_data/results/<data set>/<model>-<seed>.json. All runs have the same
-backbone, images, input size and schedule. Arguments after -- are overrides of the budget.
+its result goes to docs/own_data/results/<data set>/<model>-<seed>.json, its config and weights to
+the folder of that name. All runs on a data set have the same backbone, images, input size and
+schedule. Arguments after -- are overrides of the budget.
 """
 
 import argparse
@@ -233,14 +234,16 @@ def measure(
 ):
     """Train and evaluate one model, and write the result file."""
     cfg = run_config(model, data, seed, weights, overrides)
-    cfg.OUTPUT_DIR = str(output.parent / "log")
+    cfg.OUTPUT_DIR = str(output.with_suffix(""))
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    Path(cfg.OUTPUT_DIR, "config.yaml").write_text(cfg.dump())
     setup_logger(name="fvcore")
     torch.manual_seed(seed)
     start, cpu = time.time(), time.process_time()
     run = Run(cfg)
     run.tuning = tuning
     run.train()
+    run.checkpointer.save("model_final")
     result = {
         "model": model,
         "data": data.name,
