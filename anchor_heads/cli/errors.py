@@ -1,10 +1,12 @@
 """How a command ends: with its own exit code, or with one line that says what the user can do."""
 
 import dis
+import linecache
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from types import TracebackType
 
 USER_ERROR, INTERRUPTED = 2, 130
 # Of torch and Detectron2 about their own code.
@@ -64,10 +66,30 @@ def is_user_error(error: Exception) -> bool:
         return True
     if isinstance(error, AssertionError):
         return False
+    raised_at = _raised_at(error)
+    opcode = raised_at.tb_frame.f_code.co_code[raised_at.tb_lasti]
+    return opcode == dis.opmap["RAISE_VARARGS"] and _package(raised_at) == "anchor_heads"
+
+
+def said_by_library(error: Exception) -> str:
+    """What Detectron2 or PyTorch say of what they refuse, in one line; "" for other code's errors.
+
+    Many of their assertions have no message: then it is the line that asserts.
+    """
+    raised_at = _raised_at(error)
+    if _package(raised_at) not in ("detectron2", "fvcore", "torch"):
+        return ""
+    code = raised_at.tb_frame.f_code
+    source = linecache.getline(code.co_filename, raised_at.tb_lineno).strip()
+    return str(error).partition("\n")[0] or f"{code.co_qualname} has {source!r}"
+
+
+def _raised_at(error: Exception) -> TracebackType:
     raised_at = error.__traceback__
     while raised_at.tb_next:
         raised_at = raised_at.tb_next
-    frame = raised_at.tb_frame
-    module = frame.f_globals.get("__name__", "")
-    is_raise_statement = frame.f_code.co_code[raised_at.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return is_raise_statement and module.partition(".")[0] == "anchor_heads"
+    return raised_at
+
+
+def _package(raised_at: TracebackType) -> str:
+    return raised_at.tb_frame.f_globals.get("__name__", "").partition(".")[0]

@@ -159,6 +159,12 @@ def _check_detectron2_files(name):
 def _check_trainable(cfg, name, coco):
     if "annotations" not in coco:
         raise ValueError(f"DATASETS.TRAIN: the file of data set '{name}' has no 'annotations'")
+    if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor"):
+        raise ValueError(
+            f"DATASETS.TRAIN: {cfg.MODEL.META_ARCHITECTURE} learns semantic segmentation, which "
+            f"data set '{name}' in COCO format does not have: set MODEL.META_ARCHITECTURE to a "
+            "detector"
+        )
     objects = [annotation for annotation in coco["annotations"] if not annotation["iscrowd"]]
     if not objects and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         box_format = cleaning_of(DatasetCatalog[name].json_file).box_format

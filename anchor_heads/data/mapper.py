@@ -9,6 +9,7 @@ from detectron2.data import DatasetMapper as Detectron2DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
+from anchor_heads.cli.errors import said_by_library
 from anchor_heads.data.augmentation import ColorJitter
 from anchor_heads.data.image_files import ImageFileError, read_record_image
 
@@ -58,7 +59,7 @@ class DatasetMapper(Detectron2DatasetMapper):
         except Exception as error:
             raise ImageFileError(
                 f"Cannot use {dataset_dict['file_name']} with its annotations: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {str(error) or said_by_library(error)}"
             ) from error
 
     def _map_image(self, dataset_dict, image):

@@ -15,7 +15,8 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
-from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
+from anchor_heads.engine.resume import check_resumed_state, whole_state
 from anchor_heads.engine.setup import check_is_unused
 from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.modeling.distributed import for_all_processes
@@ -94,7 +95,9 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
     )
     path = checkpointer.checkpoint_to_resume() if resume else ""
     if path:
-        checkpointer.load(path, complete=True)
+        with whole_state(path):
+            check_resumed_state(path, read_entries(path)["trainer"], optimizer)
+            checkpointer.load(path, complete=True)
     else:
         checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     step.train(step.iter + 1 if path else 0, cfg.train.max_iter)

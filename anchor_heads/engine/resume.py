@@ -49,7 +49,8 @@ def check_resumed_config(
     with whole_state(path):
         checkpoint = read_entries(path)
         done = checkpoint["trainer"]["iteration"] + 1
-        saved = checkpoint["trainer"]["_trainer"]["optimizer"]["param_groups"]
+        step = checkpoint["trainer"]["_trainer"]
+        saved = step["optimizer"]["param_groups"]
         shapes = {name: x.shape for name, x in checkpoint["model"].items()}
         changed = changed_keys(checkpoint.get("config", ""), cfg)
     if not 0 < done <= cfg.SOLVER.MAX_ITER:
@@ -81,9 +82,39 @@ def check_resumed_config(
             f"--resume: the optimizer in {path} has the parameters in other groups. "
             f"{_describe(changed, keys)} Resume with the values of the stopped run."
         )
+    check_resumed_state(path, step, optimizer)
     for key, (old, new) in changed.items():
         effect = "the seed of the stopped run stays" if key == "SEED" else "takes effect now"
         logger.warning(f"{key} was {old} in the checkpoint and is {new}: {effect}.")
+
+
+def check_resumed_state(path: str, step: dict, optimizer: torch.optim.Optimizer) -> None:
+    """Check the state of a step, see :class:`TrainStep`, in a checkpoint.
+
+    Args:
+        path (str): the checkpoint.
+        step (dict): the state.
+        optimizer (Optimizer): of the run that is to go on from it, with the same groups.
+
+    Raises:
+        ValueError: if the optimizer's state or the seed cannot be used.
+    """
+    with whole_state(path):
+        saved = step["optimizer"]
+        keeps_state = any(group.get("momentum", 1) for group in saved["param_groups"])
+        names = [name for group in saved["param_groups"] for name in group["params"]]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if keeps_state and not saved["state"]:
+            raise KeyError("state of the optimizer")
+        for name, parameter in zip(names, parameters, strict=True):
+            for key, x in saved["state"].get(name, {}).items():
+                if isinstance(x, torch.Tensor) and x.ndim and x.shape != parameter.shape:
+                    raise TypeError(
+                        f"{key} of the optimizer is {tuple(x.shape)} for a parameter of "
+                        f"{tuple(parameter.shape)}"
+                    )
+        if not isinstance(seed := step.get("seed", 0), int) or not 0 <= seed < 2**32:
+            raise TypeError(f"the seed is {seed!r}")
 
 
 @contextmanager
@@ -96,9 +127,11 @@ def whole_state(path: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
             f"--resume: {path} has no state of a training, or not all of it "
-            f"({type(error).__name__}). To start from its weights, name it in MODEL.WEIGHTS."
+            f"({type(error).__name__}: {reason}). To start from its weights, name it in "
+            "MODEL.WEIGHTS."
         ) from error
 
 

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from anchor_heads.cli.errors import said_by_library
 from anchor_heads.data.loader import seed_rng
 from anchor_heads.modeling.distributed import unwrap
 
@@ -142,7 +143,9 @@ class TrainStep(SimpleTrainer):
             return result
         if error and not isinstance(error, FloatingPointError):
             logger.error(f"Error in process {comm.get_rank()}:", exc_info=error)
-        problem = f"{type(error).__name__}: {error}" if error else ""
+        problem = ""
+        if error:
+            problem = f"{type(error).__name__}: {str(error) or said_by_library(error)}"
         is_number = isinstance(error, FloatingPointError) or error is None
         found = comm.all_gather((problem, self._files(), is_number))
         problems = [problem for problem, _, _ in found if problem]

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import anchor_heads
+from anchor_heads.cli.errors import said_by_library
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.loader import ResumableBatches, build_train_loader, run_seed
 from anchor_heads.data.mapper import DatasetMapper
@@ -49,19 +50,23 @@ from anchor_heads.engine.resume import (
 from anchor_heads.engine.setup import setup
 from anchor_heads.engine.trackers import build_trackers
 from anchor_heads.engine.train_step import StepError, TrainStep
-from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator
+from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator, metric_names
 from anchor_heads.modeling.distributed import for_all_processes, unwrap
 from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.modeling.test_time_augmentation import build_tta, build_tta_test_loader
 
 logger = logging.getLogger(__name__)
 
-# Those that Detectron2 builds by name.
-LR_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
-TRAIN_SAMPLERS = (
-    *("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
-    *("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"),
-)
+# Detectron2 builds WarmupStepWithFixedGammaLR, too, which fails with an IndexError at the end.
+LR_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR")
+# Name -> the group and name of a key that it reads; Detectron2's own config lacks the last two.
+TRAIN_SAMPLERS = {
+    "TrainingSampler": ("SOLVER", "IMS_PER_BATCH"),
+    "RepeatFactorTrainingSampler": ("DATALOADER", "REPEAT_THRESHOLD"),
+    "RandomSubsetTrainingSampler": ("DATALOADER", "RANDOM_SUBSET_RATIO"),
+    "WeightedTrainingSampler": ("DATASETS", "TRAIN_REPEAT_FACTOR"),
+    "WeightedCategoryTrainingSampler": ("DATASETS", "TRAIN_REPEAT_FACTOR"),
+}
 
 
 class Trainer(DefaultTrainer):
@@ -89,6 +94,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         check_datasets(cfg)
         self.check_evaluators(cfg)
+        self.check_best_metric(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg = scale_to_epochs(cfg)
         self.start_iter = 0
@@ -108,7 +114,8 @@ class Trainer(DefaultTrainer):
         """Same as Detectron2's, which also logs hundreds of lines; they are in model.txt.
 
         Raises:
-            ValueError: if IN_FEATURES names a feature that the backbone does not have.
+            ValueError: if IN_FEATURES names a feature that the backbone does not have, or values
+                do not fit each other.
         """
         try:
             return build_model(cfg)
@@ -119,11 +126,24 @@ class Trainer(DefaultTrainer):
                         f"MODEL.{name}.IN_FEATURES: the backbone has no feature {error}."
                     ) from error
             raise
+        except Exception as error:
+            if reason := said_by_library(error):
+                raise ValueError(f"No model can be made of this config: {reason}") from error
+            raise
 
     @classmethod
     def build_lr_scheduler(cls, cfg, optimizer):
-        """Same as Detectron2's."""
+        """Same as Detectron2's, which cannot have a step at the end of the training."""
         check_choice("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, LR_SCHEDULERS)
+        steps = tuple(x for x in cfg.SOLVER.STEPS if x < cfg.SOLVER.MAX_ITER)
+        if steps != tuple(cfg.SOLVER.STEPS):
+            logger.warning(
+                f"Of SOLVER.STEPS {cfg.SOLVER.STEPS}, those from SOLVER.MAX_ITER "
+                f"{cfg.SOLVER.MAX_ITER} on have no effect."
+            )
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.SOLVER.STEPS = steps
         return super().build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -137,7 +157,8 @@ class Trainer(DefaultTrainer):
 
         A loader of another kind starts anew when a run is resumed.
         """
-        check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, TRAIN_SAMPLERS)
+        samplers = [name for name, (group, key) in TRAIN_SAMPLERS.items() if key in cfg[group]]
+        check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, samplers)
         return build_train_loader(cfg)
 
     @classmethod
@@ -408,6 +429,19 @@ class Trainer(DefaultTrainer):
         """Raise at once what building the evaluators would raise after the training."""
         for name in cfg.DATASETS.TEST:
             cls.build_evaluator(cfg, name)
+
+    @classmethod
+    def check_best_metric(cls, cfg: CfgNode) -> None:
+        """Raise ValueError if no evaluation can have TEST.BEST_METRIC; evaluators of one's own may.
+
+        They replace :meth:`build_evaluator`.
+        """
+        is_known = cls.build_evaluator.__func__ is Trainer.build_evaluator.__func__
+        if not (cfg.TEST.BEST_METRIC and is_known):
+            return
+        if not cfg.DATASETS.TEST:
+            raise ValueError("TEST.BEST_METRIC needs a test set: DATASETS.TEST is empty.")
+        check_choice("TEST.BEST_METRIC", cfg.TEST.BEST_METRIC, metric_names(cfg))
 
     @classmethod
     def check_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> None:

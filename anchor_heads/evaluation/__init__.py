@@ -3,7 +3,7 @@
 Results are in percent, in Detectron2's format: task -> metric -> number.
 """
 
-from anchor_heads.evaluation.build import build_evaluator
+from anchor_heads.evaluation.build import build_evaluator, metric_names
 from anchor_heads.evaluation.coco import OfficialCOCOEvaluator
 from anchor_heads.evaluation.nms_recall import NMSRecallEvaluator
 from anchor_heads.evaluation.painted_images import PaintedImagesEvaluator
@@ -13,4 +13,5 @@ __all__ = [
     "OfficialCOCOEvaluator",
     "PaintedImagesEvaluator",
     "build_evaluator",
+    "metric_names",
 ]

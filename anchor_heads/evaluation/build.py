@@ -7,8 +7,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from anchor_heads.data.coco_format import CocoFormatDataset, check_name
-from anchor_heads.evaluation.coco import OfficialCOCOEvaluator
+from anchor_heads.evaluation.coco import COCO_METRICS, OfficialCOCOEvaluator
 from anchor_heads.evaluation.painted_images import PaintedImagesEvaluator
+from anchor_heads.evaluation.proposal_recall import RECALLS
 
 # Others, such as LVIS with its partial annotations, need their own rules.
 _EVALUATED_AS_COCO = {"coco", "coco_panoptic_seg", "pascal_voc"}
@@ -61,6 +62,25 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         show_dir = _folder_of(cfg, cfg.TEST.SHOW_DIR, dataset_name)
         evaluators.append(PaintedImagesEvaluator(dataset_name, show_dir))
     return DatasetEvaluators(evaluators)
+
+
+def metric_names(cfg: CfgNode) -> list[str]:
+    """Names of the results that :func:`build_evaluator`'s evaluators give during a training."""
+    is_proposals = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
+    tasks = {"box_proposals": RECALLS} if is_proposals else {"bbox": COCO_METRICS["bbox"]}
+    if cfg.MODEL.MASK_ON:
+        tasks["segm"] = COCO_METRICS["segm"]
+    if cfg.MODEL.KEYPOINT_ON:
+        tasks["keypoints"] = COCO_METRICS["keypoints"]
+    names = []
+    for dataset in cfg.DATASETS.TEST:
+        prefix = f"{dataset}/" if len(cfg.DATASETS.TEST) > 1 else ""
+        classes = MetadataCatalog.get(dataset).get("thing_classes", [])
+        of_classes = [f"AP-{name}" for name in classes if len(classes) > 1 and not is_proposals]
+        for suffix in ("", "_EMA") if cfg.SOLVER.EMA_DECAY else ("",):
+            for task, metrics in tasks.items():
+                names += [f"{prefix}{task}{suffix}/{metric}" for metric in (*metrics, *of_classes)]
+    return names
 
 
 def _folder_of(cfg: CfgNode, folder: str, dataset_name: str) -> str:

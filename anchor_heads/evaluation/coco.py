@@ -16,6 +16,13 @@ from pycocotools.cocoeval import COCOeval, Params
 from anchor_heads.evaluation.curves import write_curves
 from anchor_heads.evaluation.proposal_recall import proposal_recall, recall_table
 
+# Task -> the names of its results, besides those of each class, "AP-name".
+COCO_METRICS = {
+    "bbox": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "segm": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "keypoints": ("AP", "AP50", "AP75", "APm", "APl"),
+}
+
 
 class OfficialCOCOEvaluator(COCOEvaluator):
     """Detectron2's COCOEvaluator with the numbers of the official pycocotools.

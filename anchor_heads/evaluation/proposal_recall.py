@@ -15,6 +15,7 @@ from tabulate import tabulate
 LIMITS = (100, 300, 1000)
 # COCO's ranges of the annotated area in square pixels, both ends included.
 AREA_RANGES = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
+RECALLS = tuple(f"AR{area}@{limit}" for limit in LIMITS for area in AREA_RANGES)
 # Detectron2 compares in float32 as well.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10, dtype=np.float32)
 

@@ -16,11 +16,14 @@ def check_preset_shapes(cfg: CfgNode) -> None:
         cfg (CfgNode): its ``MODEL.ANCHOR_GENERATOR`` is checked.
 
     Raises:
-        ValueError: if a size or an aspect ratio is not a finite number above 0.
+        ValueError: if a size or an aspect ratio is not a finite number above 0, or a level has
+            none.
     """
     for name in ("SIZES", "ASPECT_RATIOS"):
-        values = list(flattened(cfg.MODEL.ANCHOR_GENERATOR[name]))
-        if not values or not all(0 < x < math.inf for x in values):
+        values = cfg.MODEL.ANCHOR_GENERATOR[name]
+        is_by_level = all(isinstance(x, (list, tuple)) for x in values)
+        levels = values if values and is_by_level else [values]
+        if not all(levels) or not all(is_number(x) and 0 < x < math.inf for y in levels for x in y):
             raise ValueError(
                 f"MODEL.ANCHOR_GENERATOR.{name} are {cfg.MODEL.ANCHOR_GENERATOR[name]}; each must "
                 "be a finite number above 0."
@@ -31,3 +34,8 @@ def flattened(values) -> Iterator:
     """The entries of lists in lists, in order."""
     for value in values:
         yield from flattened(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def is_number(value) -> bool:
+    """Whether a value is an integer or a float."""
+    return isinstance(value, (int, float))

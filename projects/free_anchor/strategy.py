@@ -65,7 +65,7 @@ class FreeAnchorLoss(nn.Module):
                 ``MODEL.FREE_ANCHOR`` of the same names.
 
         Raises:
-            ValueError: if ``bag_size`` or ``gamma`` is too small, or there is no such
+            ValueError: if ``bag_size``, ``alpha`` or ``gamma`` is impossible, or there is no such
                 ``box_reg_loss_type``.
         """
         super().__init__()
@@ -78,6 +78,8 @@ class FreeAnchorLoss(nn.Module):
             raise ValueError(f"bag_size is {bag_size}; it must be 1 or more.")
         if gamma <= 0:
             raise ValueError(f"gamma is {gamma}; it must be above 0.")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha}; it must be from 0 to 1.")
         self.box2box_transform = box2box_transform
         self.smooth_l1_beta = smooth_l1_beta
         self.box_reg_loss_type = box_reg_loss_type

@@ -114,6 +114,11 @@ class GuidedAnchoring(nn.Module):
             raise ValueError(
                 f'shape_loss_type is "{shape_loss_type}"; it must be "bounded_iou" or "iou".'
             )
+        if not 0 <= center_ratio <= ignore_ratio <= 1:
+            raise ValueError(
+                f"center_ratio is {center_ratio} and ignore_ratio {ignore_ratio}; they are shares "
+                "of an object's sides, the second not below the first."
+            )
         self.sample_generator = sample_generator
         self.square_generator = square_generator or SquareGenerator.of(sample_generator)
         self.shape_std = shape_std

@@ -72,7 +72,6 @@ def test_missing_image_folder(coco, save, config, tmp_path):
         ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
         ("FreeAnchorRetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
         ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES"),
-        ("PanopticFPN", "MODEL.ROI_HEADS.NUM_CLASSES"),
     ],
 )
 def test_number_of_classes(coco, save, config, architecture, key):
@@ -85,6 +84,13 @@ def test_number_of_classes(coco, save, config, architecture, key):
     )
     cfg.merge_from_list([key, 3])
     check_datasets(cfg)
+
+
+@pytest.mark.parametrize("architecture", ["PanopticFPN", "SemanticSegmentor"])
+def test_models_of_semantic_segmentation(coco, save, config, architecture):
+    save(coco)
+    with pytest.raises(ValueError, match=f"{architecture} learns semantic segmentation, which"):
+        check_datasets(config(train=["own"], classes=3, architecture=architecture))
 
 
 def test_models_without_classes_take_any_number(coco, save, config):

@@ -221,6 +221,10 @@ def resume(config):
     return train(arguments(config, flags=("--resume",)))
 
 
+def optimizer(checkpoint):
+    return checkpoint["trainer"]["_trainer"]["optimizer"]
+
+
 def test_states_of_a_training_that_are_not_whole(stopped, config):
     changes = {
         "no state": lambda x: x.pop("trainer"),
@@ -230,6 +234,10 @@ def test_states_of_a_training_that_are_not_whole(stopped, config):
         "an iteration as text": lambda x: x["trainer"].update(iteration="3"),
         "an iteration below 0": lambda x: x["trainer"].update(iteration=-5),
         "no optimizer": lambda x: x["trainer"]["_trainer"].pop("optimizer"),
+        "an optimizer of other shapes": lambda x: optimizer(x)["state"][0].update(m=torch.ones(3)),
+        "an optimizer of nothing": lambda x: optimizer(x)["state"].clear(),
+        "a seed as text": lambda x: x["trainer"]["_trainer"].update(seed="abc"),
+        "a seed below 0": lambda x: x["trainer"]["_trainer"].update(seed=-1),
         "no weights": lambda x: x.pop("model"),
         "hooks of another form": lambda x: x["trainer"].update(hooks={"LRScheduler": 5}),
         "a config cut off": lambda x: x.update(config="MODEL: ["),

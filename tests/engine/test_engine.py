@@ -28,6 +28,7 @@ from anchor_heads.engine import Trainer, launch, load_config, setup
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.engine.setup import check_batch_size
 from anchor_heads.engine.train_step import NonFiniteError
+from anchor_heads.evaluation import metric_names
 
 
 @pytest.fixture
@@ -402,13 +403,37 @@ def test_evaluating_without_training(tmp_path, make_config):
     [
         ("MODEL.RETINANET.IN_FEATURES", ["p9"], "MODEL.RETINANET.IN_FEATURES: .* no feature 'p9'"),
         ("MODEL.FPN.IN_FEATURES", ["res9"], "MODEL.FPN.IN_FEATURES: .* no feature 'res9'"),
+        ("MODEL.FPN.IN_FEATURES", ["res3", "res5"], "can be made of this config: Strides 32 8 are"),
+        ("MODEL.FPN.NORM", "GN", "can be made of this config: num_channels .16. must be divisible"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[16], [32]], "Got sizes of length 2 .* features is 3"),
+        ("MODEL.FREE_ANCHOR.ALPHA", 2.0, "alpha is 2.0; it must be from 0 to 1"),
         ("SOLVER.LR_SCHEDULER_NAME", "Cosine", "SCHEDULER_NAME is 'Cosine'; .* 'WarmupCosineLR'"),
+        ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "write for example 'WarmupM"),
         ("DATALOADER.SAMPLER_TRAIN", "Repeat", "SAMPLER_TRAIN is .*'RepeatFactorTrainingSampler'"),
+        ("DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler", "for example 'TrainingSampler'"),
+        ("TEST.BEST_METRIC", "bbox/ap", "BEST_METRIC is 'bbox/ap'; write for example 'bbox/AP'"),
+        ("TEST.BEST_METRIC", "bbox/AP-baar", "BEST_METRIC is .* for example 'bbox/AP-bar'"),
+        ("TEST.BEST_METRIC", "segm/AP", "BEST_METRIC is 'segm/AP'; write for example 'bbox/AP'"),
     ],
 )
-def test_names_of_no_part_are_refused(make_config, key, value, message):
+def test_values_of_no_run_are_refused(make_config, key, value, message):
     with pytest.raises(ValueError, match=message):
         trainer_for(make_config(), key, value).train()
+
+
+def test_the_names_of_metrics_are_those_of_the_results(make_config):
+    trainer = trainer_for(make_config(), "SOLVER.EMA_DECAY", 0.9, "SOLVER.MAX_ITER", 1)
+    trainer.train()
+    found = {name for name in trainer.storage.latest() if name.startswith("bbox")}
+    assert found == set(metric_names(trainer.cfg))
+
+
+@pytest.mark.parametrize("steps, used", [((2, 4), 1), ((4,), 0), ((1, 2, 3, 4, 5), 3)])
+def test_steps_from_the_end_on_have_no_effect(make_config, steps, used):
+    overrides = ["SOLVER.STEPS", steps, "SOLVER.WARMUP_ITERS", 0]
+    trainer = trainer_for(make_config(), *overrides)  # of 4 iterations
+    trainer.scheduler.step(3)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**used)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,15 @@ def test_train_and_evaluate(tmp_path):
     path.write_text(text)
     launch(train_or_evaluate, arguments(str(path), "train.max_iter=2"))
     assert torch.load(output / "model_final.pth")["iteration"] == 1
-    launch(train_or_evaluate, arguments(str(path), "train.max_iter=3", flags=("--resume",)))
+    resume = arguments(str(path), "train.max_iter=3", flags=("--resume",))
+    whole = (output / "model_final.pth").read_bytes()
+    checkpoint = torch.load(output / "model_final.pth")
+    checkpoint["trainer"]["seed"] = "abc"
+    torch.save(checkpoint, output / "model_final.pth")
+    with pytest.raises(ValueError, match="model_final.pth has no state of a training, or not all"):
+        launch(train_or_evaluate, resume)
+    (output / "model_final.pth").write_bytes(whole)
+    launch(train_or_evaluate, resume)
     assert torch.load(output / "model_final.pth")["iteration"] == 2
     evaluate = arguments(
         str(path), f"train.init_checkpoint={output}/model_final.pth", flags=("--eval-only",)
