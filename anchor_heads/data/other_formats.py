@@ -34,6 +34,10 @@ def how_to_convert(path: str) -> str:
     folder = os.path.dirname(path) if os.path.isfile(path) else path
     while {"Annotations", "labels"} & set(folder.split(os.sep)):
         folder = os.path.dirname(folder)
+    # The classes may be beside the folders of the splits, each with its own "labels".
+    parent = os.path.dirname(folder)
+    if found == YOLO and not _has_files(folder, ".yaml") and _has_files(parent, ".yaml"):
+        folder = parent
     return (
         f"It looks like annotations of {found}. Convert them with: anchor-heads convert-dataset "
         f"{folder} OUTPUT"

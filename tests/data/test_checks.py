@@ -361,6 +361,7 @@ def test_the_quick_start_without_its_data(tmp_path, monkeypatch):
         (["1.xml"], "Pascal VOC"),
         (["data.yaml", "train/images/1.jpg"], "YOLO"),
         (["labels/train/1.txt"], "YOLO"),
+        (["data.yaml", "train/labels/1.txt"], "YOLO"),
         (["1.jpg"], None),
     ],
 )
@@ -371,7 +372,8 @@ def test_folders_of_other_formats(coco, save, config, tmp_path, files, found):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     cfg = config(train=["own"])
-    for path in ("other", *(["other/Annotations/1.xml"] if "Annotations" in files[0] else [])):
+    inner = [x for x in ("Annotations/1.xml", "train/labels") if (tmp_path / "other" / x).exists()]
+    for path in ("other", *(f"other/{x}" for x in inner)):
         cfg.DATASETS.COCO_FORMAT = [("other", str(tmp_path / path), str(tmp_path))]
         cfg.DATASETS.TRAIN = ("other",)
         command = f"anchor-heads convert-dataset {tmp_path / 'other'} OUTPUT"

@@ -12,6 +12,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import (
     Record,
@@ -23,6 +24,7 @@ from tiny_run import (
     write_config,
     write_data_set,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anchor_heads.engine import Trainer, launch, load_config, setup
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
@@ -125,6 +127,31 @@ def test_a_first_step_that_fails_starts_again(tmp_path, make_config):
     with pytest.raises(NonFiniteError):
         train(arguments(config), Spoil(0))
     assert train(arguments(config, flags=("--resume",))).start_iter == 0
+
+
+class CopiedBuffers(TorchDispatchMode):
+    """Lists the buffers of a model that are copied as they stand, by name."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.names = {buffer.data_ptr(): name for name, buffer in model.named_buffers()}
+        self.copied = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.clone.default and args[0].data_ptr() in self.names:
+            self.copied.append(self.names[args[0].data_ptr()])
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_copies_no_statistics_that_are_frozen(make_config):
+    """The others are copied, so that a step that fails leaves the model as it was."""
+    trainer = trainer_for(make_config("FreeAnchorRetinaNet"))
+    step = trainer._trainer
+    step.iter, step.data_loader = 0, trainer.build_train_loader(trainer.cfg)
+    with EventStorage(), CopiedBuffers(trainer.model) as buffers:
+        step.run_step()
+    assert set(buffers.copied) == {x for x in buffers.names.values() if "norm" not in x}
+    assert len(buffers.copied) < 10 < len(buffers.names)
 
 
 # --- checkpoints ---
