@@ -6,6 +6,7 @@ and empty text are the same as a field that is not there.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ _NUMBERS = {int, float}
 _WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(\.0*)?\s*")
 _LARGEST_ID = 2**53  # exact in every JSON reader
 _LARGEST_COORDINATE = 1e9
-_LARGEST_SUM = 1e300
+_LARGEST_PIXEL = 1e6  # of polygons: pycocotools crashes at 1e9, and takes long before
 # COCO's evaluation leaves objects out that are larger.
 _LARGEST_AREA = 1e10
 _MIN_POLYGON = 6  # coordinates: three points
@@ -152,6 +153,16 @@ def _read_text(value):
     return value
 
 
+def _is_name(value):
+    """Blanks around a name are not part of it."""
+    return _is_text(value) and value == value.strip()
+
+
+def _read_name(value):
+    value = _read_text(value).strip()
+    return value or None
+
+
 def _is_flag(value):
     return type(value) is int and value in (0, 1)
 
@@ -186,8 +197,12 @@ def _read_area(value):
 
 
 def _are_numbers(values):
-    # NaN compares as False
-    return set(map(type, values)) <= _NUMBERS and -_LARGEST_SUM < sum(values) < _LARGEST_SUM
+    return (
+        set(map(type, values)) <= _NUMBERS
+        and sum(values) < math.inf  # not NaN, which minimum and maximum may leave out
+        and -_LARGEST_PIXEL < min(values, default=0)
+        and max(values, default=0) < _LARGEST_PIXEL
+    )
 
 
 def _read_numbers(values):
@@ -211,7 +226,7 @@ def _read_box(value):
     value = _unwrapped(value)
     if not isinstance(value, list) or len(value) != 4:
         raise ValueError
-    value = _read_numbers(value)
+    value = [_read_number(number) for number in value]
     if not _is_box(value):
         raise ValueError
     return value
@@ -347,6 +362,7 @@ INTEGER = Kind("an integer", _is_integer, _read_integer)
 SIDE = Kind("a whole number of pixels above 0", _is_side, _read_side)
 ANNOTATION_ID = Kind("an integer above 0", _is_side, _read_annotation_id)
 TEXT = Kind("text", _is_text, _read_text)
+NAME = Kind("text", _is_name, _read_name)
 FLAG = Kind("0 or 1", _is_flag, _read_flag)
 AREA = Kind("a number of square pixels", _is_area, _read_area)
 BOX = Kind("4 finite numbers (x, y, width, height)", _is_box, _read_box)
@@ -363,7 +379,7 @@ PAIRS = Kind("a list of pairs of keypoints, counted from 1", _is_pairs, _read_pa
 
 CATEGORY_FIELDS = (
     Field("id", INTEGER),
-    Field("name", TEXT),
+    Field("name", NAME),
     Field("keypoints", NAMES, ABSENT),
     Field("skeleton", PAIRS, ABSENT),
 )

@@ -207,6 +207,10 @@ INPUTS = {
     "masks of nothing": (every("annotations", segmentation=None), ACCEPTED),
     "names twice": (every("categories", name="object"), "the same 'name', object"),
     "names of nothing": (every("categories", name=None), "category 20 .*'name' is missing"),
+    "names that differ by blanks": (
+        edited(lambda coco: coco["categories"].append({"id": 77, "name": " a "})),
+        "the same .name., a",
+    ),
     "names in other alphabets": (every("categories", name=lambda name: f"{name} 細胞/é"), ACCEPTED),
     "category from 0": (
         edited(lambda coco: [a.update(category_id=0) for a in coco["annotations"]]),

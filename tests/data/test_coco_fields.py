@@ -75,6 +75,8 @@ VALUES = [
             ([], STOPS),
         )
     ],
+    *[("categories", "name", *pair) for pair in ((" x\n", "x"), ("  ", STOPS), ([" x"], "x"))],
+    ("images", "file_name", " x.jpg", " x.jpg"),
     *[
         ("images", field, value, result)
         for field, size in (("width", 40), ("height", 30))
@@ -152,6 +154,8 @@ VALUES = [
                 (x, STOPS)
                 for x in (
                     *("1,2,3,4,5,6", 1, True, {}, [[*TRIANGLE, 3]], [TRIANGLE[:-1] + [math.nan]]),
+                    # pycocotools crashes
+                    *([TRIANGLE[:-1] + [1e9]], [[-1e9, *TRIANGLE[1:]]]),
                     *(
                         [None],
                         [TRIANGLE[:-1] + [True]],
