@@ -66,7 +66,7 @@ def _categories(cfg, checkpoint, num_classes):
         ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
         noted.append((metadata.get("thing_classes", []), sorted(ids, key=ids.get)))
     for names, ids in noted:
-        if len(names) == num_classes:
+        if len(names) == len(ids or names) == num_classes:
             ids = ids or range(num_classes)
             return [{"id": id, "name": name} for id, name in zip(ids, names, strict=True)]
     logger.warning(

@@ -19,6 +19,9 @@ from anchor_heads.data.coco_json import shorten
 ENTRIES = ("state_dict", "model")
 
 
+_NUMPY_KINDS = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
+
+
 def _allowed() -> list:
     """Classes and functions that a file may contain besides those that PyTorch allows.
 
@@ -35,7 +38,7 @@ def _allowed() -> list:
         pathlib.WindowsPath,
         np.ndarray,
         np.dtype,
-        *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
+        *(type(np.dtype(kind)) for kind in _NUMPY_KINDS),
         # The module has an underscore since numpy 2.
         *((f, f"numpy.core.multiarray.{name}") for name, f in functions.items()),
         *((f, f"numpy._core.multiarray.{name}") for name, f in functions.items()),
@@ -93,6 +96,7 @@ def _what_it_is(file: str, error: Exception) -> str:
         if start == _GIT_LFS:
             return "a pointer of Git LFS in place of the file: get it with git lfs pull"
     reason = str(error).partition("\n")[0] if zipfile.is_zipfile(file) else ""
+    reason = reason.partition(". In PyTorch")[0]  # which advises to let it run code
     return f"not complete, or is not a PyTorch checkpoint{reason and f' ({reason})'}"
 
 

@@ -189,7 +189,8 @@ def _check_weights(weights, file: str) -> None:
 
 def _is_array(x) -> bool:
     if isinstance(x, torch.Tensor):
-        return not (x.is_quantized or x.is_complex())
+        has_values = x.layout is torch.strided and not x.is_meta
+        return has_values and not (x.is_quantized or x.is_complex())
     return isinstance(x, np.ndarray) and x.dtype.kind in "fiub"
 
 

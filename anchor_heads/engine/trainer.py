@@ -4,6 +4,7 @@ import logging
 import os
 import weakref
 from argparse import Namespace
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -485,7 +486,7 @@ class Trainer(DefaultTrainer):
         for name, more in cls.run_extra_evaluations(cfg, model).items():
             results[name] = {**results.get(name, {}), **more}
         if comm.is_main_process():
-            _write_results(results, cfg.OUTPUT_DIR, iteration=checkpoint.get("iteration", 0))
+            _write_results(results, cfg.OUTPUT_DIR, checkpoint.get("iteration", 0))
             verify_results(cfg, results)
         return results
 
@@ -545,7 +546,8 @@ def _with_suffix(results: dict, suffix: str, several: bool = False) -> dict:
     return {f"{task}{suffix}": metrics for task, metrics in results.items()}
 
 
-def _write_results(results: dict, output_dir: str, iteration: int) -> None:
+def _write_results(results: dict, output_dir: str, iteration: Any) -> None:
+    iteration = iteration if isinstance(iteration, int) else 0  # of a file of anyone's
     writers = [JSONWriter(os.path.join(output_dir, "metrics.json")), TensorboardXWriter(output_dir)]
     with EventStorage(max(iteration, 0)) as storage:
         storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)

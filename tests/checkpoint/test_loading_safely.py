@@ -1,5 +1,7 @@
 """Loading weights: no file runs code, a refused file leaves the checkpointer usable."""
 
+import gzip
+import io
 import os
 import pickle
 import socket
@@ -62,6 +64,14 @@ def test_files_without_weights(tmp_path, model, content, suffix):
 
 GOOD = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
 NAN = torch.full((2,), float("nan"))
+
+
+def scripted() -> bytes:
+    stream = io.BytesIO()
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), stream)
+    return stream.getvalue()
+
+
 # The content of a file (bytes as they are), and what is said of it.
 REFUSED = {
     "empty": (b"", "is empty"),
@@ -74,6 +84,23 @@ REFUSED = {
     "a module": (torch.nn.Linear(2, 2), "asks for torch.nn.modules.linear.Linear"),
     "numbered": ({"model": dict(enumerate(GOOD.values()))}, "has no weights that are known here"),
     "complex": ({"model": {**GOOD, "bias": torch.ones(2) * 1j}}, "has no weights that are known"),
+    "sparse": ({"model": {**GOOD, "weight": torch.ones(2, 2).to_sparse()}}, "has no weights that"),
+    "without values": (
+        {"model": {**GOOD, "bias": NAN.to("meta")}},
+        "has no weights that are known",
+    ),
+    "TorchScript": (
+        scripted(),
+        "Cannot use .* TorchScript archives passed to",
+    ),
+    "named by position": ({"model": [*GOOD.items()]}, "it has a list"),
+    "one level too deep": ({"model": {"model": GOOD}}, "has no weights that are known here"),
+    "with text": ({"model": {**GOOD, "version": "1"}}, "has no weights that are known here"),
+    "compressed": (gzip.compress(b"PK"), "is not complete, or is not a PyTorch checkpoint.$"),
+    "too large for a float": (
+        {"model": {**GOOD, "bias": torch.ones(2).double() * 1e39}},
+        "infinite or",
+    ),
     "of another model": ({"model": {f"model.{k}": x for k, x in GOOD.items()}}, "Nothing in"),
     "of other shapes": ({"model": {k: torch.ones(()) for k in GOOD}}, "Nothing in"),
     "not a number": ({"model": {**GOOD, "bias": NAN}}, "infinite or not a number: bias. .*earlier"),
@@ -98,7 +125,13 @@ def test_arrays_of_objects_are_no_weights(tmp_path, model):
         AtomicCheckpointer(model).load(str(tmp_path / "model.pkl"))
 
 
-@pytest.mark.parametrize("change", [lambda x: x.half(), lambda x: x.double()])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda x: x.half(), lambda x: x.double(), lambda x: x.bfloat16(), lambda x: x.bool()),
+        *(lambda x: x.numpy(), lambda x: x.half().numpy(), nn.Parameter),
+    ],
+)
 def test_weights_of_other_types_are_taken(tmp_path, model, change):
     torch.save({"model": {f"module.{k}": change(x) for k, x in GOOD.items()}}, tmp_path / "x.pth")
     AtomicCheckpointer(model).load(str(tmp_path / "x.pth"))
