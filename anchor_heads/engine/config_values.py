@@ -145,7 +145,7 @@ def check_config_values(cfg: CfgNode) -> None:
         _check_levels(f"MODEL.{name}.IN_FEATURES", cfg.MODEL[name].IN_FEATURES)
     _check_input(cfg.INPUT)
     _check_solver(cfg)
-    _check_device(cfg.MODEL.DEVICE)
+    check_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
     for key in ("TRAIN", "TEST"):
         if wrong := [x for x in cfg.DATASETS[key] if not (x and isinstance(x, str))]:
             raise ValueError(f"DATASETS.{key} has {wrong[0]!r}; write names of data sets.")
@@ -251,13 +251,16 @@ def _check_solver(cfg: CfgNode) -> None:
         )
 
 
-def _check_device(name: str) -> None:
-    """What CUDA has is looked at elsewhere: a process that touches it cannot start others."""
+def check_device(key: str, name: str) -> None:
+    """Raise ValueError if PyTorch does not know or have a device.
+
+    What CUDA has is looked at elsewhere: a process that touches it cannot start others.
+    """
     try:
         if not name.startswith("cuda"):
             torch.empty(0, device=name)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"MODEL.DEVICE is {name!r}, and PyTorch cannot use it ({reason}). Write cpu or cuda."
+            f"{key} is {name!r}, and PyTorch cannot use it ({reason}). Write cpu or cuda."
         ) from None

@@ -5,23 +5,40 @@ They have the parts of Detectron2's own, ``model``, ``dataloader``, ``optimizer`
 get its step, its checkpointer and its launcher.
 """
 
+import difflib
 import os
+import traceback
 from argparse import Namespace
 
+import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from anchor_heads.cli.errors import said_by_library
 from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
+from anchor_heads.engine.config_values import check_device
 from anchor_heads.engine.resume import check_resumed_state, whole_state
 from anchor_heads.engine.setup import check_is_unused
 from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.modeling.distributed import for_all_processes
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+# Key of ``train`` -> its type.
+TRAIN = {
+    "output_dir": str,
+    "init_checkpoint": str,
+    "device": str,
+    "max_iter": int,
+    "log_period": int,
+    "eval_period": int,
+    "amp.enabled": bool,
+    "checkpointer.period": int,
+}
+OPTIONAL = {"seed": int, "cudnn_benchmark": bool, "float32_precision": str}
 
 
 def is_lazy(config_file: str) -> bool:
@@ -34,23 +51,85 @@ def load_lazy_config(args: Namespace) -> DictConfig:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not valid Python, a part is missing, or an override is not
-            ``key=value``.
+        ValueError: if the file cannot be loaded, a part is missing, a value of ``train`` is
+            impossible, or an override is not ``key=value`` or its key is not known.
     """
-    if not os.path.isfile(args.config_file):
-        raise FileNotFoundError(f"There is no config file {os.path.abspath(args.config_file)}.")
+    file = os.path.abspath(args.config_file)
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"There is no config file {file}.")
     try:
         cfg = LazyConfig.load(args.config_file)
     except SyntaxError as error:
         raise ValueError(
             f"{args.config_file} is not valid Python: {error.__cause__ or error}."
         ) from None
-    if wrong := [x for x in args.opts if "=" not in x]:
-        raise ValueError(f"Overrides of a Python config are key=value, not {wrong[0]}.")
-    cfg = LazyConfig.apply_overrides(cfg, args.opts)
-    if missing := [part for part in PARTS if part not in cfg]:
-        raise ValueError(f"{args.config_file} does not define {', '.join(missing)}.")
+    except Exception as error:  # it runs, and may raise anything
+        lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == file]
+        place = f" in line {lines[-1]}" if lines else ""
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ValueError(f"{args.config_file} cannot be loaded: {reason}{place}.") from error
+    _check_parts(cfg, args.config_file)
+    cfg = _with_overrides(cfg, args.opts)
+    _check_parts(cfg, args.config_file)
+    _check_train(cfg.train)
     return cfg
+
+
+def _check_parts(cfg: DictConfig, file: str) -> None:
+    for keys in PARTS, ("dataloader.train", *(f"train.{key}" for key in TRAIN)):
+        if missing := [key for key in keys if OmegaConf.select(cfg, key) is None]:
+            raise ValueError(f"{file} does not define {', '.join(missing)}.")
+
+
+def _with_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """Arguments of calls may be new, such as optimizer.momentum; what a run reads may not."""
+    for override in overrides:
+        key, is_pair, _ = override.partition("=")
+        if not (key and is_pair):
+            raise ValueError(f"Overrides of a Python config are key=value, not {override}.")
+        group, _, name = key.partition(".")
+        known = [*TRAIN, *OPTIONAL, *cfg.train] if group == "train" else [name]
+        if group not in cfg or (name not in known and OmegaConf.select(cfg, key) is None):
+            candidates = {*cfg, *(f"train.{name}" for name in known)}
+            similar = difflib.get_close_matches(key, candidates, n=3, cutoff=0.6)
+            hint = f" Similar keys: {', '.join(similar)}." if similar else ""
+            raise ValueError(f"There is no config key {key}.{hint}")
+    try:
+        return LazyConfig.apply_overrides(cfg, overrides)
+    except Exception as error:  # of the parser of values
+        raise ValueError(f"{' '.join(overrides)}: {_first_line(error)}.") from error
+
+
+def _check_train(train: DictConfig) -> None:
+    for key, kind in (TRAIN | OPTIONAL).items():
+        value = OmegaConf.select(train, key)
+        if value is not None and type(value) is not kind:
+            raise ValueError(f"train.{key} is {value!r}; it must be of the type {kind.__name__}.")
+    for key in ("max_iter", "log_period", "checkpointer.period"):
+        if OmegaConf.select(train, key) < 1:
+            raise ValueError(
+                f"train.{key} is {OmegaConf.select(train, key)}; it must be at least 1."
+            )
+    check_device("train.device", train.device)
+    if train.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"train.device is {train.device}, but PyTorch finds no GPU. Write train.device=cpu to "
+            "run without one."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def _made(cfg: DictConfig, name: str):
+    """What a part of the config says, made."""
+    try:
+        return instantiate(cfg[name])
+    except Exception as error:
+        if reason := said_by_library(error):
+            raise ValueError(f"The {name} of the config cannot be made: {reason}") from error
+        raise
 
 
 def train_or_evaluate_lazy(args: Namespace) -> dict | None:
@@ -59,7 +138,7 @@ def train_or_evaluate_lazy(args: Namespace) -> dict | None:
     if not (args.eval_only or args.resume or vars(args).get("force")):
         check_is_unused(cfg.train.output_dir)
     default_setup(cfg, args)
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = _made(cfg, "model").to(cfg.train.device)
     if args.eval_only:
         checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)
         random_weights = vars(args).get("random_weights", False)
@@ -71,7 +150,7 @@ def train_or_evaluate_lazy(args: Namespace) -> dict | None:
 
 def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = _made(cfg, "optimizer")
     model = for_all_processes(model)
     step = TrainStep(
         model,
@@ -87,7 +166,7 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
     step.register_hooks(
         [
             hooks.IterationTimer(),
-            hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+            hooks.LRScheduler(scheduler=_made(cfg, "lr_multiplier")),
             saver if is_main else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate(cfg, model)),
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,

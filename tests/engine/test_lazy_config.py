@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_run import arguments, write_config, write_data_set
 
+from anchor_heads.cli.errors import is_user_error
 from anchor_heads.engine import launch, train_or_evaluate
 from anchor_heads.engine.lazy import load_lazy_config
 
@@ -65,8 +66,44 @@ def test_train_and_evaluate(tmp_path):
     launch(train_or_evaluate, evaluate)
 
 
-def test_a_file_that_is_not_python_is_refused_with_its_line(tmp_path):
+# What is added to the file, the overrides, and what is said.
+WRONG = [
+    ("model = (", [], r"config.py is not valid Python: .*line \d"),
+    ("model = foo", [], r"cannot be loaded: NameError: name 'foo' is not defined in line \d+"),
+    ("import nothing_such", [], "cannot be loaded: ModuleNotFoundError: No module named"),
+    ("from .nothing import x", [], "cannot be loaded: ImportError: Cannot import name nothing"),
+    ("raise OSError('mine')", [], "cannot be loaded: OSError: mine in line"),
+    ("del train", [], "does not define train.$"),
+    ("del model, optimizer", [], "does not define model, optimizer.$"),
+    ("del train['device'], train['amp']", [], "define train.device, train.amp.enabled.$"),
+    ("del dataloader['train']", [], "does not define dataloader.train.$"),
+    ("", ["model=null"], "does not define model.$"),
+    ("", ["train.max_itr=2"], "There is no config key train.max_itr. Similar keys: train.max_iter"),
+    ("", ["trian.max_iter=2"], "There is no config key trian.max_iter. Similar keys: train.max_it"),
+    ("", ["train.max_iter"], "Overrides of a Python config are key=value, not train.max_iter"),
+    ("", ["=2"], "Overrides of a Python config are key=value, not =2"),
+    ("", ["train.max_iter=abc"], "train.max_iter is 'abc'; it must be of the type int"),
+    ("", ["train.max_iter=-3"], "train.max_iter is -3; it must be at least 1"),
+    ("", ["train.log_period=0"], "train.log_period is 0; it must be at least 1"),
+    ("", ["train.checkpointer.period=0"], "checkpointer.period is 0; it must be at least 1"),
+    ("", ["train.amp.enabled=maybe"], "train.amp.enabled is 'maybe'; it must be of the type bool"),
+    ("", ["train.seed=abc"], "train.seed is 'abc'; it must be of the type int"),
+    ("", ["train.device=gpu"], "train.device is 'gpu', and PyTorch cannot use it"),
+]
+
+
+@pytest.mark.parametrize("added, overrides, message", WRONG)
+def test_configs_that_are_refused(tmp_path, added, overrides, message):
     path = tmp_path / "config.py"
-    path.write_text("model = (\n")
-    with pytest.raises(ValueError, match=r"config\.py is not valid Python: .*line 1"):
-        load_lazy_config(arguments(str(path)))
+    path.write_text(f"{CONFIG}\n{added}\n")
+    with pytest.raises(ValueError, match=message) as error:
+        load_lazy_config(arguments(str(path), *overrides))
+    assert is_user_error(error.value) and "\n" not in str(error.value)
+
+
+def test_arguments_of_calls_may_be_new(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    overrides = ["optimizer.momentum=0.5", "train.seed=3"]
+    cfg = load_lazy_config(arguments(str(path), *overrides))
+    assert (cfg.optimizer.momentum, cfg.train.seed) == (0.5, 3)
