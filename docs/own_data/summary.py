@@ -32,10 +32,15 @@ PROPOSALS = {
 ONE_STAGE = {
     "retinanet_p3": "RetinaNet on P3 to P5, preset anchors",
     "retinanet_suggested_p3": "RetinaNet on P3 to P5, suggested anchors",
+    "free_anchor_iou_p3": "FreeAnchor on P3 to P5, preset anchors, -log IoU",
+    "ga_retinanet_p3": "GA-RetinaNet on P3 to P5",
+    "da_retinanet_p3": "DA-RetinaNet on P3 to P5",
     "retinanet": "RetinaNet, preset anchors",
     "retinanet_suggested": "RetinaNet, suggested anchors",
     "free_anchor": "FreeAnchor, preset anchors",
+    "free_anchor_iou": "FreeAnchor, preset anchors, -log IoU",
     "free_anchor_suggested": "FreeAnchor, suggested anchors",
+    "free_anchor_suggested_iou": "FreeAnchor, suggested anchors, -log IoU",
     "ga_retinanet": "GA-RetinaNet",
     "da_retinanet": "DA-RetinaNet",
 }
@@ -47,8 +52,7 @@ TWO_STAGE = {
     "ga_faster_rcnn": "GuidedAnchorRPN",
     "da_faster_rcnn": "DynamicAnchorRPN",
 }
-# Preset anchors fit the objects of these data sets, so that diagnose suggests no others.
-FITTING = {"aquarium": "Aquarium", "bccd": "BCCD"}
+DATA = {"receipts": "Receipts", "bccd": "BCCD", "aquarium": "Aquarium"}
 # Label of a run of tuning.txt: what it changes in which recipe, and its metric.
 STEPS = {
     "GuidedAnchorRPN": ("AR@100", {
@@ -77,7 +81,7 @@ STEPS = {
     }),
     "FreeAnchor, suggested anchors": ("AP", {
         "free_anchor_suggested": "recipe",
-        "free_anchor_l1": "localisation likelihood from smooth L1, as published",
+        "free_anchor_iou": "localisation likelihood from -log IoU",
         "free_anchor_lr2": "twice the learning rate",
     }),
     "GA-RetinaNet": ("AP", {
@@ -118,20 +122,21 @@ def last(result: dict) -> dict:
     return result["curve"][max(result["curve"], key=int)]
 
 
-def setting(data: str, runs: list[Runs], names: dict[str, str]) -> str:
+def setting(data: str, runs: Runs, names: dict[str, str]) -> str:
     """How a table was measured."""
-    results = [x for part in runs for model, run in part.items() if model in names for x in run]
+    results = [x for model, run in runs.items() if model in names for x in run]
     one = results[0]
     seconds = [x["cpu seconds"] for x in results]
-    several = any(len(run) > 1 for part in runs for model, run in part.items() if model in names)
+    several = any(len(run) > 1 for model, run in runs.items() if model in names)
     spread = (
         " Mean (minimum to maximum) over the seeds, whose number is in parentheses after the model."
         if several
         else " Seed 0."
     )
+    images = f"{one['batch']} image{'s' * (one['batch'] > 1)}"
     return (
         f"{data}, {one['test images']} test images. EfficientNet-Lite0 from ImageNet, "
-        f"{one['iterations']} iterations of {one['batch']} image, random crops at a short side of "
+        f"{one['iterations']} iterations of {images}, random crops at a short side of "
         f"{one['short side']}, AdamW at {one['learning rate']}, one CPU thread, "
         f"{min(seconds)} to {max(seconds)} s for a training with its evaluations.{spread}"
     )
@@ -143,35 +148,15 @@ def write_table(name, setting, columns, rows, command=COMMAND) -> None:
     (DOCS / "results" / f"own_data_{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def write_runs(name, runs: Runs, names, columns, values) -> None:
-    """A table on receipts with a row for each measured model."""
+def write_runs(data, name, runs: Runs, names, columns, values) -> None:
+    """A table with a row for each measured model."""
     rows = [
         [f"{title} ({len(runs[model])})", *(_of_seeds(value, runs[model]) for value in values)]
         for model, title in names.items()
         if model in runs
     ]
     if rows:
-        write_table(name, setting("Receipts", [runs], names), columns, rows)
-
-
-def write_fitting(name, results, names, first, metrics) -> None:
-    """A table with the same metrics of the data sets that preset anchors fit."""
-    measured = {data: title for data, title in FITTING.items() if set(names) & set(results[data])}
-    runs = [results[data] for data in measured]
-    rows = [
-        [title]
-        + [
-            _of_seeds(_metric(x), part[model]) if model in part else None
-            for part in runs
-            for x in metrics
-        ]
-        for model, title in names.items()
-        if any(model in part for part in runs)
-    ]
-    if rows:
-        columns = [f"{title}, {x}" for title in measured.values() for x in metrics]
-        title = " and ".join(measured.values())
-        write_table(name, setting(title, runs, names), [first, *columns], rows)
+        write_table(f"{data}_{name}", setting(DATA[data], runs, names), columns, rows)
 
 
 def _metric(name):
@@ -184,25 +169,20 @@ def _of_seeds(value, results):
 
 
 def tables(results) -> None:
-    runs = results["receipts"]
     recall = [f"AR@{k}" for k in LIMITS]
     precision = ["AP", "AP50", "AP75", "AR@100"]
-    for name, names, first, metrics in (
-        ("receipts_proposals", PROPOSALS, "proposal generator", recall),
-        ("receipts_detection", ONE_STAGE, "model", precision),
-        ("receipts_two_stage", TWO_STAGE, "Faster R-CNN with proposals of", precision),
-    ):
-        write_runs(name, runs, names, [first, *metrics], [_metric(x) for x in metrics])
-    write_fitting("fitting_detection", results, ONE_STAGE, "model", ["AP", "AP50"])
-    write_fitting(
-        "fitting_proposals", results, PROPOSALS, "proposal generator", ["AR@100", "AR@1000"]
-    )
-    write_fitting(
-        "fitting_two_stage", results, TWO_STAGE, "Faster R-CNN with proposals of", ["AP", "AP50"]
-    )
+    for data, runs in results.items():
+        for name, names, first, metrics in (
+            ("proposals", PROPOSALS, "proposal generator", recall),
+            ("detection", ONE_STAGE, "model", precision),
+            ("two_stage", TWO_STAGE, "Faster R-CNN with proposals of", precision),
+        ):
+            write_runs(data, name, runs, names, [first, *metrics], [_metric(x) for x in metrics])
+    runs = results["receipts"]
     objects = last(runs["rpn"][0])["by aspect ratio"]
     write_runs(
-        "receipts_by_ratio",
+        "receipts",
+        "by_ratio",
         runs,
         PROPOSALS,
         ["AR@100 by longer over shorter side"]
@@ -220,7 +200,7 @@ def steps(runs: Runs) -> None:
         if label in runs
     ]
     labels = {label: label for _, group in STEPS.values() for label in group}
-    text = setting("Receipts, other images than those of the tables above", [runs], labels)
+    text = setting("Receipts, other images than those of the tables above", runs, labels)
     command = f"{COMMAND} --runs docs/own_data/tuning.txt --results docs/own_data/tuning --tuning"
     write_table("steps", text, ["setting", "metric", "value"], rows, command)
 
