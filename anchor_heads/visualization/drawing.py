@@ -129,8 +129,10 @@ def lowered_threshold(instances: Instances, score_threshold: float) -> tuple[flo
         number = len(instances)
         return score_threshold, f"Best {min(number, MAX_PROPOSALS)} of {number} proposals"
     scores = instances.scores.sort(descending=True).values
+    if not len(scores):
+        return score_threshold, "No detection: no score is above the model's own threshold"
     number = int((scores >= score_threshold).sum())
-    if number or not len(scores):
+    if number:
         return score_threshold, f"Detections with a score >= {score_threshold:.0%}: {number}"
     scores = scores[:MAX_BELOW_THRESHOLD]
     return float(scores[-1]), (
