@@ -30,6 +30,10 @@ def test_classes_have_the_names_and_ids_that_training_noted(tmp_path, caplog):
     def note(content):
         content |= {"class_names": ["red", "white"], "category_ids": [3, 7]}
 
+    def note_fewer_ids(content):
+        content |= {"class_names": ["red", "white"], "category_ids": [3]}
+
+    assert loaded(tmp_path, change=note_fewer_ids)[1] == categories
     caplog.clear()
     assert loaded(tmp_path, change=note)[1] == CELLS and "not known" not in caplog.text
 

@@ -54,7 +54,7 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
         r"|SOLVER\.(BASE_LR\w*|WARMUP_(ITERS|FACTOR)|WEIGHT_DECAY\w*|GAMMA|MAX_EPOCHS"
         r"|BIAS_LR_FACTOR|REFERENCE_WORLD_SIZE|EARLY_STOP_PATIENCE)|TEST\.EVAL_PERIOD|VIS_PERIOD"
         r"|.+BETA|.+LOSS_WEIGHT|.+NMS_THRESH\w*|.+NUM_CONVS?|.+NUM_FC|.+FOCAL\w*_GAMMA"
-        r"|MODEL\.PROPOSAL_GENERATOR\.MIN_SIZE|.+POOLER_SAMPLING_RATIO",
+        r"|.+FREEZE_AT|MODEL\.PROPOSAL_GENERATOR\.MIN_SIZE|.+POOLER_SAMPLING_RATIO",
     ),
     "finite": (math.isfinite, r"MODEL\.PIXEL_MEAN"),
     "from 0 to 1": (
@@ -214,6 +214,8 @@ def _check_levels(key: str, names: list[str]) -> None:
 
 
 def _check_input(node: CfgNode) -> None:
+    if node.COLOR_JITTER[3] > 0.5:
+        raise ValueError(f"INPUT.COLOR_JITTER is {node.COLOR_JITTER}; the hue is at most 0.5.")
     sizes, is_range = list(node.MIN_SIZE_TRAIN), node.MIN_SIZE_TRAIN_SAMPLING == "range"
     if not sizes or (is_range and (len(sizes) != 2 or sizes != sorted(sizes))):
         raise ValueError(

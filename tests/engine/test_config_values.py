@@ -90,6 +90,8 @@ WRONG = [
     ("INPUT.CROP.SIZE", "[300.0, 300.0]", "shares of the image's height and width"),
     ("INPUT.COLOR_JITTER", "[0.1]", "it must have 4 values"),
     ("INPUT.COLOR_JITTER", "[-0.1, 0.0, 0.0, 0.0]", "at least 0"),
+    ("INPUT.COLOR_JITTER", "[0.0, 0.0, 0.0, 0.9]", "the hue is at most 0.5"),
+    ("MODEL.BACKBONE.FREEZE_AT", "-1", "at least 0"),
     ("DATASETS.TRAIN", "(1,)", "has 1; write names of data sets"),
     ("DATASETS.TEST", "('',)", "has ''; write names of data sets"),
     ("DATALOADER.NUM_WORKERS", "-1", "at least 0"),
