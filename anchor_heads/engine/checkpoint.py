@@ -96,7 +96,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
         try:
             with _no_longer_than(STALLED_SECONDS, path):
                 return super().load(path, checkpointables)
-        except AssertionError as error:  # of fvcore, that there is no such local file
+        except (AssertionError, RuntimeError) as error:
+            # of fvcore, that there is no such local file; of Detectron2's catalog
+            if isinstance(error, RuntimeError) and not path.startswith("catalog://"):
+                raise
             raise FileNotFoundError(
                 f"The weights {path} are not found, or at an address of a kind that is not known "
                 "here. Download them, and name the file in MODEL.WEIGHTS."

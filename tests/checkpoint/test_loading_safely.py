@@ -138,7 +138,7 @@ def test_weights_of_other_types_are_taken(tmp_path, model, change):
     assert model.weight.tolist() == [[1, 1], [1, 1]]
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/model.pth", "zip://model.pth"])
+@pytest.mark.parametrize("address", ["s3://bucket/model.pth", "zip://model.pth", "catalog://model"])
 def test_addresses_of_a_kind_that_is_not_known(model, address):
     with pytest.raises(FileNotFoundError, match=f"{address} are not found, or at an address"):
         AtomicCheckpointer(model).load(address)
