@@ -17,17 +17,28 @@ from unittest import mock
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling.proposal_generator import proposal_utils
+from torch._dynamo import config as dynamo
 from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils._pytree import tree_map_only  # torch has no public map over nested outputs
 from torch.utils.data import Sampler
 
 __all__ = [
+    "compiled_for_every_size",
     "forget_refused_load",
     "keep_proposals_by_mask",
     "sizes_may_be_one",
     "tree_map_only",
     "whole_stream",
 ]
+
+
+def compiled_for_every_size() -> AbstractContextManager:
+    """Let torch.compile compile a function for every size and model that it is called with.
+
+    After the eighth, those of all models of a process together, it silently runs it in eager.
+    ``torch.compile`` has an argument for this in its newest versions alone.
+    """
+    return dynamo.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
 
 
 def forget_refused_load(checkpointer: DetectionCheckpointer) -> None:

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from anchor_heads._private import (
+    compiled_for_every_size,
     forget_refused_load,
     keep_proposals_by_mask,
     sizes_may_be_one,
@@ -82,6 +83,22 @@ def test_empty_proposals_are_dropped_without_a_question(monkeypatch):
             )
         assert kept.proposal_boxes.tensor.tolist() == [[1, 1, 3, 3]]
         assert item.called == isinstance(context, nullcontext)
+
+
+def test_functions_are_compiled_for_every_size():
+    for context in (nullcontext(), compiled_for_every_size()):
+        torch._dynamo.reset()
+        sizes = []
+
+        def backend(graph, inputs, sizes=sizes):
+            sizes.append(len(inputs[0]))
+            return graph
+
+        function = torch.compile(lambda x: x + 1, backend=backend, dynamic=False)
+        with context:
+            for size in range(2, 12):
+                function(torch.ones(size))
+        assert len(sizes) == (8 if isinstance(context, nullcontext) else 10)
 
 
 class EverySecond(nn.Module):

@@ -14,6 +14,7 @@ from detectron2.modeling import GeneralizedRCNN
 from torch import nn
 from torch.utils.benchmark import timer  # waits for the GPU
 
+from anchor_heads._private import compiled_for_every_size
 from anchor_heads.analysis.benchmark.memory import peak_memory
 from anchor_heads.analysis.benchmark.parts import seconds_by_part
 from anchor_heads.analysis.benchmark.workload import (
@@ -91,6 +92,7 @@ def _measure(models, workload, repeats, runtimes) -> dict:
     if workload.training:
         runtimes = [x for x in runtimes if RUNTIMES[x][0] == "compile"]
     with ExitStack() as contexts:
+        contexts.enter_context(compiled_for_every_size())
         for name, model in models.items():
             contexts.enter_context(kept_locations(model, workload))
             for runtime in [None, *runtimes]:
