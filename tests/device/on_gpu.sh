@@ -6,7 +6,8 @@
 # OUTPUT gets tests.txt, benchmark.json and, as tables, benchmark.md. To try it without a GPU:
 #
 #     tests/device/on_gpu.sh output/try --device cpu --image-size 64 96 --repeats 1 \
-#         --task training --config-file quick_start/retinanet quick_start/ga_retinanet
+#         --task training --train-batch-size 2 --objects 10 \
+#         --config-file quick_start/retinanet quick_start/ga_retinanet
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 output=${1:?"usage: $0 OUTPUT [options of anchor-heads benchmark]"}
