@@ -161,7 +161,7 @@ def _check_trainable(cfg, name, coco):
         raise ValueError(f"DATASETS.TRAIN: the file of data set '{name}' has no 'annotations'")
     if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor"):
         raise ValueError(
-            f"DATASETS.TRAIN: {cfg.MODEL.META_ARCHITECTURE} learns semantic segmentation, which "
+            f"DATASETS.TRAIN: {cfg.MODEL.META_ARCHITECTURE} is for semantic segmentation, which "
             f"data set '{name}' in COCO format does not have: set MODEL.META_ARCHITECTURE to a "
             "detector"
         )

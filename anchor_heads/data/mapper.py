@@ -9,9 +9,9 @@ from detectron2.data import DatasetMapper as Detectron2DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from anchor_heads.cli.errors import said_by_library
 from anchor_heads.data.augmentation import ColorJitter
 from anchor_heads.data.image_files import ImageFileError, read_record_image
+from anchor_heads.errors import said_by_library
 
 
 class DatasetMapper(Detectron2DatasetMapper):

@@ -18,9 +18,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from anchor_heads.cli.errors import is_user_error
 from anchor_heads.engine.lazy import is_lazy, load_lazy_config
 from anchor_heads.engine.setup import load_config, merge_config
+from anchor_heads.errors import is_user_error
 
 GRACE_SECONDS = 15  # for the other processes to save and end, once one has failed
 REPORT_SECONDS = 30

@@ -18,12 +18,12 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from anchor_heads.cli.errors import said_by_library
 from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
 from anchor_heads.engine.config_values import check_device
 from anchor_heads.engine.resume import check_resumed_state, whole_state
 from anchor_heads.engine.setup import check_is_unused
 from anchor_heads.engine.train_step import TrainStep
+from anchor_heads.errors import said_by_library
 from anchor_heads.modeling.distributed import for_all_processes
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")

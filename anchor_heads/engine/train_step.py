@@ -14,8 +14,8 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from anchor_heads.cli.errors import said_by_library
 from anchor_heads.data.loader import seed_rng
+from anchor_heads.errors import said_by_library
 from anchor_heads.modeling.distributed import unwrap
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import anchor_heads
-from anchor_heads.cli.errors import said_by_library
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.loader import ResumableBatches, build_train_loader, run_seed
 from anchor_heads.data.mapper import DatasetMapper
@@ -51,6 +50,7 @@ from anchor_heads.engine.resume import (
 from anchor_heads.engine.setup import setup
 from anchor_heads.engine.trackers import build_trackers
 from anchor_heads.engine.train_step import StepError, TrainStep
+from anchor_heads.errors import said_by_library
 from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator, metric_names
 from anchor_heads.modeling.distributed import for_all_processes, unwrap
 from anchor_heads.modeling.one_stage import candidates_before_nms

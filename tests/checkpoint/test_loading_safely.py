@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from anchor_heads.cli.errors import is_user_error
 from anchor_heads.engine import checkpoint
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.errors import is_user_error
 
 
 class Planted:

@@ -8,9 +8,9 @@ from argparse import Namespace
 import pytest
 from tiny_run import write_config, write_data_set
 
-from anchor_heads.cli.errors import is_user_error
 from anchor_heads.cli.main import COMMANDS
 from anchor_heads.cli.train import set_overrides
+from anchor_heads.errors import is_user_error
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from detectron2.data import DatasetCatalog
 from PIL import ExifTags, Image
 
 from anchor_heads import get_cfg
-from anchor_heads.cli.errors import is_user_error
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.mapper import DatasetMapper
+from anchor_heads.errors import is_user_error
 from anchor_heads.evaluation import build_evaluator
 
 ACCEPTED = None

@@ -89,7 +89,7 @@ def test_number_of_classes(coco, save, config, architecture, key):
 @pytest.mark.parametrize("architecture", ["PanopticFPN", "SemanticSegmentor"])
 def test_models_of_semantic_segmentation(coco, save, config, architecture):
     save(coco)
-    with pytest.raises(ValueError, match=f"{architecture} learns semantic segmentation, which"):
+    with pytest.raises(ValueError, match=f"{architecture} is for semantic segmentation, which"):
         check_datasets(config(train=["own"], classes=3, architecture=architecture))
 
 

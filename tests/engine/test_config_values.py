@@ -5,9 +5,9 @@ import torch
 from tiny_run import arguments
 
 from anchor_heads import model_zoo
-from anchor_heads.cli.errors import is_user_error
 from anchor_heads.engine.config_values import check_config_values
 from anchor_heads.engine.setup import load_config
+from anchor_heads.errors import is_user_error
 
 CONFIG = "quick_start/free_anchor"
 RPN = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]

@@ -19,10 +19,10 @@ from tiny_run import (
     write_data_set,
 )
 
-from anchor_heads.cli.errors import is_user_error
 from anchor_heads.engine import Trainer, checkpoint, setup
 from anchor_heads.engine.resume import total_losses_are_sane
 from anchor_heads.engine.train_step import NonFiniteError, StepError
+from anchor_heads.errors import is_user_error
 
 
 @pytest.fixture

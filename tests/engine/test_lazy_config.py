@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_run import arguments, write_config, write_data_set
 
-from anchor_heads.cli.errors import is_user_error
 from anchor_heads.engine import launch, train_or_evaluate
 from anchor_heads.engine.lazy import load_lazy_config
+from anchor_heads.errors import is_user_error
 
 CONFIG = """
 from detectron2.config import LazyCall as L
