@@ -32,15 +32,15 @@ PROPOSALS = {
 ONE_STAGE = {
     "retinanet_p3": "RetinaNet on P3 to P5, preset anchors",
     "retinanet_suggested_p3": "RetinaNet on P3 to P5, suggested anchors",
-    "free_anchor_iou_p3": "FreeAnchor on P3 to P5, preset anchors, -log IoU",
+    "free_anchor_p3": "FreeAnchor on P3 to P5, preset anchors",
     "ga_retinanet_p3": "GA-RetinaNet on P3 to P5",
     "da_retinanet_p3": "DA-RetinaNet on P3 to P5",
     "retinanet": "RetinaNet, preset anchors",
     "retinanet_suggested": "RetinaNet, suggested anchors",
     "free_anchor": "FreeAnchor, preset anchors",
-    "free_anchor_iou": "FreeAnchor, preset anchors, -log IoU",
+    "free_anchor_l1": "FreeAnchor, preset anchors, smooth L1",
     "free_anchor_suggested": "FreeAnchor, suggested anchors",
-    "free_anchor_suggested_iou": "FreeAnchor, suggested anchors, -log IoU",
+    "free_anchor_suggested_l1": "FreeAnchor, suggested anchors, smooth L1",
     "ga_retinanet": "GA-RetinaNet",
     "da_retinanet": "DA-RetinaNet",
 }
@@ -81,7 +81,7 @@ STEPS = {
     }),
     "FreeAnchor, suggested anchors": ("AP", {
         "free_anchor_suggested": "recipe",
-        "free_anchor_iou": "localisation likelihood from -log IoU",
+        "free_anchor_l1": "localisation likelihood from smooth L1, as published",
         "free_anchor_lr2": "twice the learning rate",
     }),
     "GA-RetinaNet": ("AP", {
