@@ -95,7 +95,7 @@ CHOICES = {
     r"MODEL\.RESNETS\.DEPTH": (18, 34, 50, 101, 152),
     r"MODEL\.RESNETS\.RES5_DILATION": (1, 2),
     r"MODEL\.FPN\.FUSE_TYPE": ("sum", "avg"),
-    r".+\.POOLER_TYPE": ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
+    r".+\.POOLER_TYPE": ("", "ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated"),
     r"FLOAT32_PRECISION": ("", "highest", "high", "medium"),
     r".+\.NORM": (
         *("", "BN", "SyncBN", "FrozenBN", "GN", "LN"),
@@ -116,6 +116,8 @@ REGISTRIES = {
     r"MODEL\.ROI_KEYPOINT_HEAD\.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
     r"MODEL\.SEM_SEG_HEAD\.NAME": SEM_SEG_HEADS_REGISTRY,
 }
+# Keys of the ResNets, which a backbone of one's own may read with other values.
+RESNET_KEYS = "MODEL.RESNETS."
 # Names that Detectron2 knows besides those in its registries: of no model part.
 NO_PART = ("", "PrecomputedProposals")
 
@@ -129,12 +131,13 @@ def check_config_values(cfg: CfgNode) -> None:
         ValueError: if the value of a key is impossible; says what it must be.
     """
     defaults = dict(_leaves(get_cfg()))
+    own_backbone = _is_own_backbone(cfg.MODEL.BACKBONE.NAME)
     for key, value in _leaves(cfg):
         if value is None and defaults.get(key) is not None:
             raise ValueError(f"{key} has no value; its default is {defaults[key]!r}.")
         _check_numbers(key, value)
         for pattern, names in CHOICES.items():
-            if re.fullmatch(pattern, key):
+            if re.fullmatch(pattern, key) and not (own_backbone and key.startswith(RESNET_KEYS)):
                 check_choice(key, value, names)
         for pattern, registry in REGISTRIES.items():
             if re.fullmatch(pattern, key) and value not in NO_PART:
@@ -178,6 +181,13 @@ def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _is_own_backbone(name: str) -> bool:
+    if name not in BACKBONE_REGISTRY:
+        return False
+    module = BACKBONE_REGISTRY.get(name).__module__
+    return module.partition(".")[0] not in ("detectron2", "anchor_heads")
 
 
 def _check_numbers(key: str, value: Any) -> None:

@@ -30,7 +30,6 @@ PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 # Key of ``train`` -> its type.
 TRAIN = {
     "output_dir": str,
-    "init_checkpoint": str,
     "device": str,
     "max_iter": int,
     "log_period": int,
@@ -38,7 +37,8 @@ TRAIN = {
     "amp.enabled": bool,
     "checkpointer.period": int,
 }
-OPTIONAL = {"seed": int, "cudnn_benchmark": bool, "float32_precision": str}
+# These may be missing or None.
+OPTIONAL = {"init_checkpoint": str, "seed": int, "cudnn_benchmark": bool, "float32_precision": str}
 
 
 def is_lazy(config_file: str) -> bool:
@@ -142,7 +142,7 @@ def train_or_evaluate_lazy(args: Namespace) -> dict | None:
     if args.eval_only:
         checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)
         random_weights = vars(args).get("random_weights", False)
-        checkpointer.load_to_evaluate(cfg.train.init_checkpoint, random_weights)
+        checkpointer.load_to_evaluate(_initial_weights(cfg), random_weights)
         return _evaluate(cfg, model)
     _train(cfg, model, args.resume)
     return None
@@ -178,8 +178,12 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
             check_resumed_state(path, read_entries(path)["trainer"], optimizer)
             checkpointer.load(path, complete=True)
     else:
-        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
+        checkpointer.load(_initial_weights(cfg), checkpointables=[])
     step.train(step.iter + 1 if path else 0, cfg.train.max_iter)
+
+
+def _initial_weights(cfg: DictConfig) -> str:
+    return cfg.train.get("init_checkpoint") or ""
 
 
 def _evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:

@@ -1,10 +1,13 @@
 """Values that no key can have are refused with the config, before anything is read or built."""
 
+from pathlib import Path
+
+import detectron2.model_zoo
 import pytest
 import torch
 from tiny_run import arguments
 
-from anchor_heads import model_zoo
+from anchor_heads import get_cfg, model_zoo
 from anchor_heads.engine.config_values import check_config_values
 from anchor_heads.engine.setup import load_config
 from anchor_heads.errors import is_user_error
@@ -208,6 +211,16 @@ def test_shipped_configs_pass(name):
     check_config_values(cfg)
 
 
+def test_configs_of_detectron2_pass():
+    configs = [*(Path(detectron2.model_zoo.__file__).parent / "configs").rglob("*.yaml")]
+    assert len(configs) > 90
+    for path in configs:
+        cfg = get_cfg()
+        cfg.merge_from_file(str(path), allow_unsafe=True)  # some compute their values
+        cfg.MODEL.DEVICE = "cpu"
+        check_config_values(cfg)
+
+
 def test_parts_of_ones_own_and_values_that_mean_something_pass():
     from detectron2.modeling import BACKBONE_REGISTRY
 
@@ -218,8 +231,10 @@ def test_parts_of_ones_own_and_values_that_mean_something_pass():
     cfg.merge_from_list(["MODEL.RETINANET.NMS_THRESH_TEST", 1.5, "TEST.DETECTIONS_PER_IMAGE", -1])
     name = "backbone of one's own"
     BACKBONE_REGISTRY._do_register(name, torch.nn.Identity)
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""  # the head takes the feature maps
     try:
         cfg.MODEL.BACKBONE.NAME = name
+        cfg.MODEL.RESNETS.DEPTH = 200  # of its own
         check_config_values(cfg)
     finally:
         del BACKBONE_REGISTRY._obj_map[name]

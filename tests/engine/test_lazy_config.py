@@ -1,7 +1,10 @@
 """A Python config, in Detectron2's layout."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from detectron2 import model_zoo
 from tiny_run import arguments, write_config, write_data_set
 
 from anchor_heads.engine import launch, train_or_evaluate
@@ -37,7 +40,7 @@ dataloader = dict(train=L(build_train_loader)(cfg=L(config)()), test=L(test_load
                   evaluator=L(evaluator)())
 optimizer = L(torch.optim.SGD)(params=L(get_default_optimizer_params)(), lr=0.01)
 lr_multiplier = L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[2], num_updates=3)
-train = dict(output_dir="{output}", init_checkpoint="", max_iter=3, amp=dict(enabled=False),
+train = dict(output_dir="{output}", init_checkpoint=None, max_iter=3, amp=dict(enabled=False),
              checkpointer=dict(period=100, max_to_keep=100), eval_period=0, log_period=1,
              device="cpu", seed=4)
 """
@@ -107,3 +110,10 @@ def test_arguments_of_calls_may_be_new(tmp_path):
     overrides = ["optimizer.momentum=0.5", "train.seed=3"]
     cfg = load_lazy_config(arguments(str(path), *overrides))
     assert (cfg.optimizer.momentum, cfg.train.seed) == (0.5, 3)
+
+
+def test_configs_of_detectron2_are_taken():
+    configs = [*(Path(model_zoo.__file__).parent / "configs").glob("[!c]*/*.py")]  # not common/
+    assert len(configs) > 20
+    for path in configs:
+        load_lazy_config(arguments(str(path), "train.device=cpu"))
