@@ -2,7 +2,11 @@
 
 import dis
 import linecache
-from types import TracebackType
+import sys
+import traceback
+from types import FrameType, TracebackType
+
+LIBRARIES = {"detectron2", "fvcore", "timm", "torch", "torchvision"}
 
 
 def is_user_error(error: Exception) -> bool:
@@ -17,16 +21,19 @@ def is_user_error(error: Exception) -> bool:
         return False
     raised_at = _raised_at(error)
     opcode = raised_at.tb_frame.f_code.co_code[raised_at.tb_lasti]
-    return opcode == dis.opmap["RAISE_VARARGS"] and _package(raised_at) == "anchor_heads"
+    return opcode == dis.opmap["RAISE_VARARGS"] and _package(raised_at.tb_frame) == "anchor_heads"
 
 
 def said_by_library(error: Exception) -> str:
-    """What Detectron2 or PyTorch say of what they refuse, in one line; "" for other code's errors.
+    """What a library such as Detectron2 says of what it refuses, in one line; "" if it is other code.
 
-    Many of their assertions have no message: then it is the line that asserts.
+    Many of their assertions have no message: then it is the line that asserts. If they are called
+    by code of another package, the error may be a bug there, and needs its traceback.
     """
     raised_at = _raised_at(error)
-    if _package(raised_at) not in ("detectron2", "fvcore", "torch"):
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    packages = {_package(frame) for frame in frames} - sys.stdlib_module_names
+    if _package(raised_at.tb_frame) not in LIBRARIES or packages - LIBRARIES - {"anchor_heads"}:
         return ""
     code = raised_at.tb_frame.f_code
     source = linecache.getline(code.co_filename, raised_at.tb_lineno).strip()
@@ -40,5 +47,5 @@ def _raised_at(error: Exception) -> TracebackType:
     return raised_at
 
 
-def _package(raised_at: TracebackType) -> str:
-    return raised_at.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+def _package(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__", "").partition(".")[0]

@@ -60,14 +60,9 @@ logger = logging.getLogger(__name__)
 
 # Detectron2 builds WarmupStepWithFixedGammaLR, too, which fails with an IndexError at the end.
 LR_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR")
-# Name -> the group and name of a key that it reads; Detectron2's own config lacks the last two.
-TRAIN_SAMPLERS = {
-    "TrainingSampler": ("SOLVER", "IMS_PER_BATCH"),
-    "RepeatFactorTrainingSampler": ("DATALOADER", "REPEAT_THRESHOLD"),
-    "RandomSubsetTrainingSampler": ("DATALOADER", "RANDOM_SUBSET_RATIO"),
-    "WeightedTrainingSampler": ("DATASETS", "TRAIN_REPEAT_FACTOR"),
-    "WeightedCategoryTrainingSampler": ("DATASETS", "TRAIN_REPEAT_FACTOR"),
-}
+TRAIN_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+# They read DATASETS.TRAIN_REPEAT_FACTOR, a key that Detectron2's own config lacks.
+WEIGHTED_SAMPLERS = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
 
 
 class Trainer(DefaultTrainer):
@@ -158,7 +153,8 @@ class Trainer(DefaultTrainer):
 
         A loader of another kind starts anew when a run is resumed.
         """
-        samplers = [name for name, (group, key) in TRAIN_SAMPLERS.items() if key in cfg[group]]
+        weighted = WEIGHTED_SAMPLERS if "TRAIN_REPEAT_FACTOR" in cfg.DATASETS else ()
+        samplers = TRAIN_SAMPLERS + weighted
         check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, samplers)
         return build_train_loader(cfg)
 
@@ -433,12 +429,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def check_best_metric(cls, cfg: CfgNode) -> None:
-        """Raise ValueError if no evaluation can have TEST.BEST_METRIC; evaluators of one's own may.
+        """Raise ValueError if no evaluation gives TEST.BEST_METRIC.
 
-        They replace :meth:`build_evaluator`.
+        The evaluators and hooks of a subclass may give others, so it is not checked there.
         """
-        is_known = cls.build_evaluator.__func__ is Trainer.build_evaluator.__func__
-        if not (cfg.TEST.BEST_METRIC and is_known):
+        if not cfg.TEST.BEST_METRIC or cls is not Trainer:
             return
         if not cfg.DATASETS.TEST:
             raise ValueError("TEST.BEST_METRIC needs a test set: DATASETS.TEST is empty.")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import HookBase, SimpleTrainer
-from detectron2.modeling import build_model
+from detectron2.modeling import BACKBONE_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import (
@@ -446,6 +446,25 @@ def test_evaluating_without_training(tmp_path, make_config):
 def test_values_of_no_run_are_refused(make_config, key, value, message):
     with pytest.raises(ValueError, match=message):
         trainer_for(make_config(), key, value).train()
+
+
+def test_an_error_in_a_backbone_of_ones_own_is_not_said_of_the_config(make_config, monkeypatch):
+    cfg = load_config(arguments(make_config()))
+    backbones = BACKBONE_REGISTRY._obj_map
+    monkeypatch.setitem(backbones, "own", lambda *_: torch.nn.Conv2d(3, 4, 3, groups=2))
+    cfg.MODEL.BACKBONE.NAME = "own"
+    with pytest.raises(ValueError, match="^in_channels must be divisible by groups"):
+        Trainer.build_model(cfg)
+
+
+def test_trainers_of_ones_own_may_have_other_metrics(make_config):
+    class OwnTrainer(Trainer):
+        pass
+
+    cfg = load_config(arguments(make_config(), "TEST.BEST_METRIC", "accuracy"))
+    OwnTrainer.check_best_metric(cfg)
+    with pytest.raises(ValueError, match="TEST.BEST_METRIC is 'accuracy'"):
+        Trainer.check_best_metric(cfg)
 
 
 def test_the_names_of_metrics_are_those_of_the_results(make_config):
