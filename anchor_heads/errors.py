@@ -25,7 +25,7 @@ def is_user_error(error: Exception) -> bool:
 
 
 def said_by_library(error: Exception) -> str:
-    """What a library such as Detectron2 says of what it refuses, in one line; "" if it is other code.
+    """What Detectron2, PyTorch or timm say of what they refuse, in one line; "" for other code.
 
     Many of their assertions have no message: then it is the line that asserts. If they are called
     by code of another package, the error may be a bug there, and needs its traceback.

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # A loss this many times the median of a run's losses means that the weights are spoilt.
 SPOILT = 100
+# State of SGD and Adam with the shape of its parameter; other optimizers have other shapes, too.
+LIKE_PARAMETER = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 # Have no effect on the training.
 UNIMPORTANT = (
     "OUTPUT_DIR",
@@ -108,7 +110,8 @@ def check_resumed_state(path: str, step: dict, optimizer: torch.optim.Optimizer)
             raise KeyError("state of the optimizer")
         for name, parameter in zip(names, parameters, strict=True):
             for key, x in saved["state"].get(name, {}).items():
-                if isinstance(x, torch.Tensor) and x.ndim and x.shape != parameter.shape:
+                has_shape = key in LIKE_PARAMETER and isinstance(x, torch.Tensor)
+                if has_shape and x.shape != parameter.shape:
                     raise TypeError(
                         f"{key} of the optimizer is {tuple(x.shape)} for a parameter of "
                         f"{tuple(parameter.shape)}"

@@ -234,7 +234,9 @@ def test_states_of_a_training_that_are_not_whole(stopped, config):
         "an iteration as text": lambda x: x["trainer"].update(iteration="3"),
         "an iteration below 0": lambda x: x["trainer"].update(iteration=-5),
         "no optimizer": lambda x: x["trainer"]["_trainer"].pop("optimizer"),
-        "an optimizer of other shapes": lambda x: optimizer(x)["state"][0].update(m=torch.ones(3)),
+        "an optimizer of other shapes": lambda x: optimizer(x)["state"][0].update(
+            momentum_buffer=torch.ones(3)
+        ),
         "an optimizer of nothing": lambda x: optimizer(x)["state"].clear(),
         "a seed as text": lambda x: x["trainer"]["_trainer"].update(seed="abc"),
         "a seed below 0": lambda x: x["trainer"]["_trainer"].update(seed=-1),

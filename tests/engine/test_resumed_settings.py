@@ -15,6 +15,7 @@ from tiny_run import (
 )
 
 from anchor_heads.engine.hooks import EarlyStop
+from anchor_heads.engine.resume import check_resumed_state
 
 
 @pytest.fixture
@@ -151,3 +152,13 @@ def test_classes_are_kept(tmp_path, config):
     assert checkpoint["class_names"] == ["square", "bar"]
     assert checkpoint["category_ids"] == [1, 2]
     assert "CLASS_NAMES:\n  - square\n  - bar" in (tmp_path / "output/config.yaml").read_text()
+
+
+def test_optimizers_whose_state_has_other_shapes_are_resumed():
+    weight = torch.nn.Parameter(torch.ones(4, 3))
+    optimizer = torch.optim.Adafactor([weight])  # keeps rows and columns
+    weight.sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert any(x.shape not in ((), (4, 3)) for x in state["state"][0].values())
+    check_resumed_state("model.pth", {"optimizer": state}, optimizer)
