@@ -139,8 +139,10 @@ def runtimes(report: dict) -> str:
 
 def _origin(report: dict) -> str:
     height, width = report["runs"][0]["image_size"]
+    repeats = report["repeats"]
     return (
-        f"One image of {height}x{width}, medians of {report['repeats']} alternating runs, "
+        f"One image of {height}x{width}, "
+        f"{f'medians of {repeats} alternating runs' if repeats > 1 else 'a single run'}, "
         f"{report['threads']} threads of an {report['cpu']}, torch "
         f"{report['torch'].split('+')[0]}, {report['date'][:10]}."
     )
