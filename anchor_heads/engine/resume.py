@@ -96,7 +96,7 @@ def check_resumed_state(path: str, step: dict, optimizer: torch.optim.Optimizer)
     Args:
         path (str): the checkpoint.
         step (dict): the state.
-        optimizer (Optimizer): of the run that is to go on from it, with the same groups.
+        optimizer (Optimizer): of the run that is to go on from it.
 
     Raises:
         ValueError: if the optimizer's state or the seed cannot be used.
@@ -108,6 +108,10 @@ def check_resumed_state(path: str, step: dict, optimizer: torch.optim.Optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if keeps_state and not saved["state"]:
             raise KeyError("state of the optimizer")
+        if len(names) != len(parameters):
+            raise TypeError(
+                f"the optimizer is for {len(names)} parameters, and the model has {len(parameters)}"
+            )
         for name, parameter in zip(names, parameters, strict=True):
             for key, x in saved["state"].get(name, {}).items():
                 has_shape = key in LIKE_PARAMETER and isinstance(x, torch.Tensor)

@@ -154,7 +154,7 @@ def test_classes_are_kept(tmp_path, config):
     assert "CLASS_NAMES:\n  - square\n  - bar" in (tmp_path / "output/config.yaml").read_text()
 
 
-def test_optimizers_whose_state_has_other_shapes_are_resumed():
+def test_the_state_of_any_optimizer_is_resumed_in_the_same_model():
     weight = torch.nn.Parameter(torch.ones(4, 3))
     optimizer = torch.optim.Adafactor([weight])  # keeps rows and columns
     weight.sum().backward()
@@ -162,3 +162,6 @@ def test_optimizers_whose_state_has_other_shapes_are_resumed():
     state = optimizer.state_dict()
     assert any(x.shape not in ((), (4, 3)) for x in state["state"][0].values())
     check_resumed_state("model.pth", {"optimizer": state}, optimizer)
+    other = torch.optim.Adafactor([weight, torch.nn.Parameter(torch.ones(2))])
+    with pytest.raises(ValueError, match="is for 1 parameters, and the model has 2"):
+        check_resumed_state("model.pth", {"optimizer": state}, other)
