@@ -78,6 +78,7 @@ STEPS = {
         "retinanet_suggested": "recipe",
         "retinanet_prior": "PRIOR_PROB 0.01, as published",
         "retinanet_lr2": "twice the learning rate",
+        "retinanet_scratch": "from random weights, no stage frozen",
     }),
     "FreeAnchor, suggested anchors": ("AP", {
         "free_anchor_suggested": "recipe",
