@@ -53,9 +53,7 @@ def picture_of_anchors(
     Raises:
         TypeError, ValueError: see :func:`inspect_anchors`.
     """
-    resize = predictor.aug.get_transform(image)
-    channels = image if predictor.input_format == "BGR" else image[:, :, ::-1]
-    tensor = torch.as_tensor(resize.apply_image(channels).astype("float32").transpose(2, 0, 1))
+    resize, tensor = network_input(predictor, image)
     input_size = tuple(tensor.shape[1:])
     height, width = (max(1, round(PANEL_SIDE * side / max(input_size))) for side in input_size)
     (output,) = predictor.model([{"image": tensor, "height": height, "width": width}])
@@ -89,6 +87,19 @@ def picture_of_anchors(
         Panel(draw_detections(panel, found, metadata, threshold, scale=1.0), found_text),
     ]
     return draw_panels(panels, columns=2 if len(panels) < 4 else -(-len(panels) // 2))
+
+
+def network_input(predictor, image: np.ndarray) -> tuple[T.Transform, torch.Tensor]:
+    """How a predictor resizes an image, and the (C, height, width) tensor that its model gets.
+
+    Args:
+        predictor (DefaultPredictor): the model, with its preprocessing.
+        image (ndarray): BGR image.
+    """
+    resize = predictor.aug.get_transform(image)
+    channels = image if predictor.input_format == "BGR" else image[:, :, ::-1]
+    pixels = resize.apply_image(channels).astype("float32")
+    return resize, torch.as_tensor(pixels.transpose(2, 0, 1))
 
 
 def annotated_objects(annotations: list[dict], transform, image_size: tuple[int, int]) -> Instances:

@@ -12,14 +12,13 @@ import sys
 
 import cv2
 import numpy as np
-import torch
 from detectron2.structures import Boxes, Instances
 
 from anchor_heads.cli.arguments import add_config, load_config, parse, score
 from anchor_heads.data.image_files import read_record_image
 from anchor_heads.data.image_records import ImageRecords
 from anchor_heads.predictor import load_predictor, metadata_of
-from anchor_heads.visualization.anchor_pictures import annotated_objects
+from anchor_heads.visualization.anchor_pictures import annotated_objects, network_input
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD, draw_detections
 from anchor_heads.visualization.inspected_anchors import inspect_best_anchors
 
@@ -51,9 +50,7 @@ def main():
 
 def best_anchors(predictor, image, annotations) -> Instances:
     """The anchor of highest IoU of each object, as if detected with the IoU as its score."""
-    resize = predictor.aug.get_transform(image)
-    channels = image if predictor.input_format == "BGR" else image[:, :, ::-1]
-    tensor = torch.as_tensor(resize.apply_image(channels).astype("float32").transpose(2, 0, 1))
+    resize, tensor = network_input(predictor, image)
     objects = annotated_objects(annotations, resize, tuple(tensor.shape[1:]))
     inspected = inspect_best_anchors(predictor.model, tensor, objects)
     boxes = Boxes(inspected.boxes.cpu())
