@@ -32,7 +32,9 @@ def main():
         forward = functools.partial(function, x, offset, weight)
         steps = ("forward()", "forward().sum().backward()")
         times = [
-            Timer(step, globals={"forward": forward}, num_threads=2).blocked_autorange(3).median
+            Timer(step, globals={"forward": forward}, num_threads=2)
+            .adaptive_autorange(min_run_time=1, max_run_time=10)
+            .median
             for step in steps
         ]
         rows.append([name, *(round(time, 2) for time in times)])
