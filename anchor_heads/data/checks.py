@@ -11,7 +11,12 @@ from typing import TypeVar
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    GeneralizedRCNN,
+    PanopticFPN,
+    SemanticSegmentor,
+)
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -159,7 +164,8 @@ def _check_detectron2_files(name):
 def _check_trainable(cfg, name, coco):
     if "annotations" not in coco:
         raise ValueError(f"DATASETS.TRAIN: the file of data set '{name}' has no 'annotations'")
-    if cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor"):
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if issubclass(architecture, (PanopticFPN, SemanticSegmentor)):
         raise ValueError(
             f"DATASETS.TRAIN: {cfg.MODEL.META_ARCHITECTURE} is for semantic segmentation, which "
             f"data set '{name}' in COCO format does not have: set MODEL.META_ARCHITECTURE to a "

@@ -5,6 +5,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.modeling import META_ARCH_REGISTRY, ProposalNetwork
 
 from anchor_heads.data.coco_format import CocoFormatDataset, check_name
 from anchor_heads.evaluation.coco import COCO_METRICS, OfficialCOCOEvaluator
@@ -66,7 +67,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
 
 def metric_names(cfg: CfgNode) -> list[str]:
     """Names of the results that :func:`build_evaluator`'s evaluators give during a training."""
-    is_proposals = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
+    is_proposals = issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), ProposalNetwork)
     tasks = {"box_proposals": RECALLS} if is_proposals else {"bbox": COCO_METRICS["bbox"]}
     if cfg.MODEL.MASK_ON:
         tasks["segm"] = COCO_METRICS["segm"]
