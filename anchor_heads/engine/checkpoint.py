@@ -142,10 +142,10 @@ class AtomicCheckpointer(DetectionCheckpointer):
                 f"{shorten(found, 3)}; the model has {shorten(parameters, 3)}. Are they weights of "
                 "another model or framework?"
             )
-        spoilt = [name for name, x in self.model.named_parameters() if not x.isfinite().all()]
-        if spoilt:
+        invalid = [name for name, x in self.model.named_parameters() if not x.isfinite().all()]
+        if invalid:
             raise ValueError(
-                f"{file} has weights that are infinite or not a number: {shorten(spoilt, 3)}. The "
+                f"{file} has weights that are infinite or not a number: {shorten(invalid, 3)}. The "
                 "training that wrote it had failed by then: use an earlier checkpoint."
             )
         if missing and self._complete:

@@ -18,8 +18,8 @@ from anchor_heads.engine.checkpoint import read_entries, training_checkpoints
 
 logger = logging.getLogger(__name__)
 
-# A loss this many times the median of a run's losses means that the weights are spoilt.
-SPOILT = 100
+# A loss this many times the median of a run's losses means that the training has diverged.
+DIVERGENCE_FACTOR = 100
 # State of SGD and Adam with the shape of its parameter; other optimizers have other shapes, too.
 LIKE_PARAMETER = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 # Have no effect on the training.
@@ -232,7 +232,7 @@ def total_losses_are_sane(values: Iterable[float], losses: dict[int, float]) -> 
     """
     if not losses:
         return False
-    limit = SPOILT * statistics.median(losses.values())
+    limit = DIVERGENCE_FACTOR * statistics.median(losses.values())
     return all(math.isfinite(value) and value <= limit for value in values)
 
 

@@ -329,7 +329,7 @@ class Trainer(DefaultTrainer):
         return f"The checkpoint after iteration {done} is {path}: go on with --resume."
 
     def _keep_good_weights(self) -> str:
-        """After a step that failed: save the weights before it unless they are spoilt.
+        """After a step that failed: save the weights before it unless they have diverged.
 
         Returns:
             str: what to go on from.

@@ -21,7 +21,7 @@ def add_config(cfg: CfgNode) -> None:
     # levels whose locations lie close enough.
     node.LEVEL_BY_SHORT_SIDE = False
     # Initialisation of the feature attention and the fusion. False: a standard deviation of 0.01,
-    # as published, which suits 256 channels. True: Kaiming initialization, with
+    # as published, which suits 256 channels. True: Kaiming initialisation, with
     # which the classes of narrow heads converge much sooner.
     node.KAIMING_INIT = False
     # Factor of the loss of the shapes.

@@ -1,4 +1,4 @@
-"""How wrong shapes and boxes are. Pure functions."""
+"""The shape loss, a pure function."""
 
 import torch
 from torch import Tensor

@@ -66,7 +66,7 @@ class ShapeAssignment(NamedTuple):
 
 
 def level_distances(sides: list[float]) -> list[tuple[float, float]]:
-    """How far the furthest side of a level's objects is from the location, at least and at most.
+    """How far the farthest side of a level's objects is from the location, at least and at most.
 
     The range of a level is between half the side of the squares of the level before it and
     half the side of its own.

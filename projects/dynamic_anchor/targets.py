@@ -98,9 +98,9 @@ def locations_by_center(
         offset (float): where the first location lies, in strides.
         radius (float): how close to the centre, along x and along y, in pixels.
         distances (tuple[float, float]): the least and the greatest, in pixels, both included.
-        by_short_side (bool): whether the distance that counts is that to the further of left and
-            right, or to the further of top and bottom, whichever is less. False: the greater of
-            these two, which is the distance to the furthest side.
+        by_short_side (bool): whether the distance that counts is that to the farther of left and
+            right, or to the farther of top and bottom, whichever is less. False: the greater of
+            these two, which is the distance to the farthest side.
 
     Returns:
         Tensor: (M, B, B) bool, for each object in a window of locations whether it is their target.
@@ -128,9 +128,9 @@ def locations_by_center(
     points = torch.stack(torch.broadcast_tensors(x, y), dim=-1).add(offset) * stride  # (M, B, B, 2)
     inside = _distances(points, regions[:, None, None]).amin(dim=-1) > 0
     left_top, right_bottom = _distances(points, gt_boxes[:, None, None]).split(2, dim=-1)
-    further = torch.maximum(left_top, right_bottom)  # along x, along y
-    furthest = further.amin(dim=-1) if by_short_side else further.amax(dim=-1)
-    inside &= (furthest >= distances[0]) & (furthest <= distances[1])
+    farther = torch.maximum(left_top, right_bottom)  # along x, along y
+    farthest = farther.amin(dim=-1) if by_short_side else farther.amax(dim=-1)
+    inside &= (farthest >= distances[0]) & (farthest <= distances[1])
     return inside & (x < width) & (y < height), y * width + x
 
 

@@ -19,7 +19,7 @@ def add_config(cfg: CfgNode) -> None:
     # its shorter side, so that long thin objects are on levels whose locations lie close enough.
     node.LEVEL_BY_SHORT_SIDE = False
     # Initialisation of the feature adaption. False: a standard deviation of 0.01, as published,
-    # which suits 256 channels. True: Kaiming initialization, with which narrow heads
+    # which suits 256 channels. True: Kaiming initialisation, with which narrow heads
     # converge much sooner.
     node.KAIMING_INIT = False
     # Location targets, as fractions of an object's width and height: the centre region, which is

@@ -1,4 +1,5 @@
-"""How wrong location and shape are. Pure functions.
+"""The location loss, a pure function. Shapes are trained with the bounded IoU loss of
+``anchor_heads.layers`` or its IoU loss.
 
 Shape shorthand in this module:
 

@@ -274,7 +274,8 @@ class GuidedAnchoring(nn.Module):
     ) -> Match:
         """The shape targets of N images: the object that each location is matched with.
 
-        A location's IoU with an object is that of the best of its A shape samples (section 3.5).
+        A location's IoU with an object is that of the best of its A shape samples: the paper's vIoU
+        (section 3.5).
 
         Args:
             gt_boxes (list[Tensor]): (M, 4) of each image.

@@ -24,7 +24,7 @@ from anchor_heads.data.coco_json import CONVERTED, shorten
 from anchor_heads.data.image_files import STORED_FRAME
 from anchor_heads.modeling.timm_backbone import is_pretrained_by_timm
 
-# An error spoils the training, a warning costs accuracy, a note is worth knowing.
+# An error ruins the training, a warning costs accuracy, a note is worth knowing.
 ERROR, WARNING, NOTE = SEVERITIES = "error", "warning", "note"
 
 # What is said, by the name of the finding. What is said of a share follows "3 of 200 objects
@@ -33,8 +33,8 @@ TEXTS = {
     "number_of_classes": "The model is for {model} classes and the data set has {data}: training "
     "refuses to start.",
     "box_format": "Boxes of the annotation file look like {format}, and were read as (x, y, width, "
-    "height) in pixels: the boxes are wrong in training{spoilt}.",
-    "spoilt_boxes": "Parts of the annotation file cannot be used as they are: {changes}.",
+    "height) in pixels: the boxes are wrong in training{unusable}.",
+    "unusable_annotations": "Parts of the annotation file cannot be used as they are: {changes}.",
     "converted_fields": "Fields of the annotation file are of other types than COCO's: {changes}.",
     "stored_frame": "Images of {names} have EXIF tags that turn them, and are read as stored, like "
     "their annotations. Prediction without the annotation file turns them: remove the tags.",
@@ -152,26 +152,26 @@ def _data(case) -> Iterator[Finding | None]:
         yield _finding("number_of_classes", ERROR, numbers, {key: num_classes})
 
     if misread := [cleaning for cleaning in data.cleaning if cleaning.box_format]:
-        spoilt = [x for cleaning in misread for x in cleaning.changes if "boxes" in x.what]
-        counts = "; ".join(f"{change.count} of {change.total} {change.what}" for change in spoilt)
+        unusable = [x for cleaning in misread for x in cleaning.changes if "boxes" in x.what]
+        counts = "; ".join(f"{change.count} of {change.total} {change.what}" for change in unusable)
         yield _finding(
             "box_format",
             ERROR,
-            {"count": sum(change.count for change in spoilt)},
+            {"count": sum(change.count for change in unusable)},
             Suggestion({"DATASETS.COCO_FORMAT": None}, "Convert the boxes of the annotation file."),
             format=misread[0].box_format,
-            spoilt=counts and f" ({counts})",
+            unusable=counts and f" ({counts})",
         )
     changes = [change for cleaning in data.cleaning for change in cleaning.changes]
-    spoilt = [x for x in changes if x.kind != CONVERTED and x.count >= LEAST_SHARE * x.total]
+    unusable = [x for x in changes if x.kind != CONVERTED and x.count >= LEAST_SHARE * x.total]
     converted = [x for x in changes if x.kind == CONVERTED]
-    for name, found in (("spoilt_boxes", spoilt), ("converted_fields", converted)):
+    for name, found in (("unusable_annotations", unusable), ("converted_fields", converted)):
         if found:
             worst = max(found, key=lambda change: change.count / change.total)
-            spoils = found is spoilt and worst.count >= WARNING_SHARE * worst.total
+            is_severe = found is unusable and worst.count >= WARNING_SHARE * worst.total
             numbers = {"count": worst.count, "total": worst.total}
             listed = "; ".join(map(str, found))
-            yield _finding(name, WARNING if spoils else NOTE, numbers, {}, changes=listed)
+            yield _finding(name, WARNING if is_severe else NOTE, numbers, {}, changes=listed)
 
     stored = [x for x in case.cfg.DATASETS.TRAIN if MetadataCatalog.get(x).get(STORED_FRAME)]
     if stored:

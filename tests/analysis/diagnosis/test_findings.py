@@ -96,13 +96,13 @@ def test_what_cleaning_did_is_found():
     few = Change(DROPPED, "boxes dropped (outside the image)", 1, 200, "annotation 2 of image 1")
     text = Change(CONVERTED, "annotations with 'iscrowd' converted", 100, 100, "annotation 1")
     found = cleaned(text, clipped, few)
-    spoilt, converted = found["spoilt_boxes"], found["converted_fields"]
+    spoilt, converted = found["unusable_annotations"], found["converted_fields"]
     assert spoilt.severity == "warning" and spoilt.numbers == {"count": 75, "total": 100}
     assert "75 of 100 boxes clipped to the image, first: annotation 1" in spoilt.sentence
     assert "outside" not in spoilt.sentence  # of too few boxes
     assert "100 of 100 annotations with 'iscrowd' converted" in converted.sentence
     assert converted.severity == "note" and "box_format" not in found
-    assert not {"spoilt_boxes", "converted_fields"} & set(cleaned())
+    assert not {"unusable_annotations", "converted_fields"} & set(cleaned())
 
     found = cleaned(clipped, box_format=CORNERS)["box_format"]
     assert found.severity == "error" and found.numbers == {"count": 75}
