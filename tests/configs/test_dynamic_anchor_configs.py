@@ -134,11 +134,11 @@ def test_quick_start_of_da_retinanet_differs_from_its_baseline_in_anchors_matchi
     assert changed(cfg, baseline) == {
         "MODEL.META_ARCHITECTURE",
         "MODEL.ANCHOR_GENERATOR.SIZES",
+        "MODEL.RETINANET.PRIOR_PROB",
         "MODEL.RETINANET.IOU_THRESHOLDS",
-        "MODEL.RETINANET.IOU_LABELS",
+        "MODEL.DYNAMIC_ANCHOR.KAIMING_INIT",
         "SOLVER.MAX_ITER",
     }
-    assert cfg.MODEL.RETINANET.IOU_THRESHOLDS == [0.5]
 
 
 def test_quick_start_of_da_faster_rcnn_differs_from_its_baseline_in_the_proposals():

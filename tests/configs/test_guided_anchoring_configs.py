@@ -249,16 +249,18 @@ def test_fast_rcnn_is_ga_faster_rcnn_without_its_proposal_generator():
     assert shapes_of(fast) == expected
 
 
-def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_losses_and_length():
+def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_anchors_and_losses():
     cfg, baseline = load("quick_start/ga_retinanet.yaml"), load("quick_start/retinanet.yaml")
     assert changed(cfg, baseline) == {
         "MODEL.META_ARCHITECTURE",
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        "MODEL.RETINANET.PRIOR_PROB",
         "MODEL.RETINANET.IOU_THRESHOLDS",
-        "MODEL.RETINANET.IOU_LABELS",
-        "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE",
+        "MODEL.GUIDED_ANCHOR.KAIMING_INIT",
+        "MODEL.GUIDED_ANCHOR.SHAPE_LOSS_TYPE",
         "MODEL.GUIDED_ANCHOR.LOCATION_LOSS_WEIGHT",
-        "MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE",
-        "SOLVER.MAX_ITER",
+        "MODEL.GUIDED_ANCHOR.RETINANET.SHAPE_IOU_THRESHOLDS",
     }
     assert cfg.MODEL.META_ARCHITECTURE == "GuidedAnchorRetinaNet"
     for key in ("IOU_THRESHOLDS", "IOU_LABELS", "SMOOTH_L1_LOSS_BETA"):
