@@ -32,14 +32,16 @@ PROPOSALS = {
 ONE_STAGE = {
     "retinanet_p3": "RetinaNet on P3 to P5, preset anchors",
     "retinanet_suggested_p3": "RetinaNet on P3 to P5, suggested anchors",
-    "free_anchor_p3": "FreeAnchor on P3 to P5, preset anchors",
+    "free_anchor_p3_w075": "FreeAnchor on P3 to P5, preset anchors, IoU^0.75",
     "ga_retinanet_p3": "GA-RetinaNet on P3 to P5",
     "da_retinanet_p3": "DA-RetinaNet on P3 to P5",
     "retinanet": "RetinaNet, preset anchors",
     "retinanet_suggested": "RetinaNet, suggested anchors",
     "free_anchor": "FreeAnchor, preset anchors",
+    "free_anchor_w075": "FreeAnchor, preset anchors, IoU^0.75",
     "free_anchor_l1": "FreeAnchor, preset anchors, smooth L1",
     "free_anchor_suggested": "FreeAnchor, suggested anchors",
+    "free_anchor_suggested_w075": "FreeAnchor, suggested anchors, IoU^0.75",
     "free_anchor_suggested_l1": "FreeAnchor, suggested anchors, smooth L1",
     "ga_retinanet": "GA-RetinaNet",
     "da_retinanet": "DA-RetinaNet",
@@ -53,8 +55,8 @@ TWO_STAGE = {
     "da_faster_rcnn": "DynamicAnchorRPN",
 }
 DATA = {"receipts": "Receipts", "bccd": "BCCD", "aquarium": "Aquarium"}
-# Label of a run of tuning.txt: what it changes in which recipe, and its metric.
-STEPS = {
+# Of each data set, label of a run of tuning.txt: what it changes in which recipe, and its metric.
+STEPS = {"receipts": {
     "GuidedAnchorRPN": ("AR@100", {
         "ga_rpn": "recipe",
         "ga_rpn_level": "level by the area, as published",
@@ -82,6 +84,8 @@ STEPS = {
     }),
     "FreeAnchor, suggested anchors": ("AP", {
         "free_anchor_suggested": "recipe",
+        "free_anchor_w2": "IoU^2 as localisation likelihood",
+        "free_anchor_w075": "IoU^0.75 as localisation likelihood",
         "free_anchor_l1": "localisation likelihood from smooth L1, as published",
         "free_anchor_lr2": "twice the learning rate",
     }),
@@ -102,7 +106,15 @@ STEPS = {
         "da_retinanet_weights": "every object has the same weight (not in the package)",
         "da_retinanet_lr2": "twice the learning rate",
     }),
-}  # fmt: skip
+}, "bccd": {
+    "RetinaNet": ("AP", {"retinanet": "recipe"}),
+    "FreeAnchor": ("AP", {
+        "free_anchor": "recipe",
+        "free_anchor_w2": "IoU^2 as localisation likelihood",
+        "free_anchor_w075": "IoU^0.75 as localisation likelihood",
+        "free_anchor_l1": "localisation likelihood from smooth L1, as published",
+    }),
+}}  # fmt: skip
 COMMAND = "python docs/own_data/measure.py --data DIR --weights tf_efficientnet_lite0.pth"
 
 
@@ -192,18 +204,18 @@ def tables(results) -> None:
     )
 
 
-def steps(runs: Runs) -> None:
-    """The table of what the settings of the recipes change."""
+def steps(data: str, runs: Runs) -> None:
+    """The table of what the settings of the recipes change on a data set."""
     rows = [
         [f"{model}: {change}", metric, _of_seeds(_metric(metric), runs[label])]
-        for model, (metric, labels) in STEPS.items()
+        for model, (metric, labels) in STEPS[data].items()
         for label, change in labels.items()
         if label in runs
     ]
-    labels = {label: label for _, group in STEPS.values() for label in group}
-    text = setting("Receipts, other images than those of the tables above", runs, labels)
+    labels = {label: label for _, group in STEPS[data].values() for label in group}
+    text = setting(f"{DATA[data]}, other images than those of the tables above", runs, labels)
     command = f"{COMMAND} --runs docs/own_data/tuning.txt --results docs/own_data/tuning --tuning"
-    write_table("steps", text, ["setting", "metric", "value"], rows, command)
+    write_table(f"{data}_steps", text, ["setting", "metric", "value"], rows, command)
 
 
 def mean(values) -> float:
@@ -260,7 +272,9 @@ def main() -> None:
     results = read(RESULTS)
     tables(results)
     plots(results)
-    steps(read(RESULTS.parent / "tuning")["receipts"])
+    for data, runs in read(RESULTS.parent / "tuning").items():
+        if data in STEPS:
+            steps(data, runs)
 
 
 if __name__ == "__main__":
