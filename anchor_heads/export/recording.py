@@ -6,7 +6,8 @@ replaces anything in Detectron2 or torchvision, while a model is being recorded.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from unittest import mock
 
@@ -87,6 +88,9 @@ def recordable(
     ]
     if plain:
         replaced.append((torchvision.ops, "deform_conv2d", plain_deform_conv2d))
+    if timm_conv := sys.modules.get("timm.layers.conv2d_same"):
+        # Computes the padding from the size.
+        replaced.append((timm_conv, "pad_same", pad_same))
     with ExitStack() as stack:
         # len() turns a size that is recorded into a number.
         stack.enter_context(patch_builtin_len(["detectron2.structures.instances"]))
@@ -108,6 +112,28 @@ def fold_batch_norms(model: nn.Module) -> None:
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
             conv.norm = None
+
+
+def pad_same(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+    value: float = 0,
+) -> Tensor:
+    """TensorFlow's padding of features, as timm's function of this name, for sizes that the stride
+    divides. All features of an FPN's backbone have such sizes, for images are padded.
+
+    Args:
+        x (Tensor): (n, C, height, width).
+        kernel_size, stride, dilation (sequence[int]): of the convolution, along y and x.
+        value (float): of the padding.
+    """
+    totals = [
+        max(d * (k - 1) + 1 - s, 0) for k, s, d in zip(kernel_size, stride, dilation, strict=True)
+    ]
+    (top, bottom), (left, right) = ((total // 2, total - total // 2) for total in totals)
+    return F.pad(x, (left, right, top, bottom), value=value)
 
 
 def nms_by_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:

@@ -1,7 +1,10 @@
+import copy
+
 import onnx
 import pytest
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import build_model
 from exported_models import (
     FORMATS,
     MODELS,
@@ -11,10 +14,12 @@ from exported_models import (
     images,
 )
 
+from anchor_heads import model_zoo
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
-from anchor_heads.export import ExportedPredictor, export_model
+from anchor_heads.export import ExportedPredictor, describe, export_model
 from anchor_heads.export.recording import (
     fold_batch_norms,
+    pad_same,
     plain_deform_conv2d,
     resize_shortest_edge,
 )
@@ -191,3 +196,25 @@ def test_detectron2_is_left_as_it_was(export):
     export("FreeAnchorRPN", "torchscript")
     assert before == (Boxes.__init__, boxes.batched_nms)
     assert Boxes(torch.zeros(0)).tensor.shape == (0, 4)
+
+
+@pytest.mark.parametrize("stride, kernel", [(1, 3), (2, 3), (2, 5), (1, 5)])
+def test_padding_of_sizes_that_the_stride_divides_is_timms(stride, kernel):
+    timm_padding = pytest.importorskip("timm.layers.padding")
+    x = torch.rand(1, 2, 8, 12)
+    arguments = (kernel, kernel), (stride, stride)
+    assert torch.equal(pad_same(x, *arguments), timm_padding.pad_same(x, *arguments))
+
+
+def test_a_timm_backbone_is_recorded_for_every_size(tmp_path):
+    pytest.importorskip("timm")
+    cfg = model_zoo.get_config("own_data/retinanet", ["MODEL.DEVICE", "cpu"])
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.RETINANET.PRIOR_PROB = False, 0.5
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    path = str(tmp_path / "model.pt")
+    export_model(copy.deepcopy(model), path, "torchscript", describe(cfg, []))
+    for image in images().values():
+        expected = detect(model, image)
+        assert len(expected[0]) > 3
+        assert_same_detections(run(path, image), expected)
