@@ -16,7 +16,7 @@ from exported_models import (
 
 from anchor_heads import model_zoo
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
-from anchor_heads.export import ExportedPredictor, describe, export_model
+from anchor_heads.export import SUFFIXES, ExportedPredictor, describe, export_model
 from anchor_heads.export.recording import (
     fold_batch_norms,
     pad_same,
@@ -206,14 +206,15 @@ def test_padding_of_sizes_that_the_stride_divides_is_timms(stride, kernel):
     assert torch.equal(pad_same(x, *arguments), timm_padding.pad_same(x, *arguments))
 
 
-def test_a_timm_backbone_is_recorded_for_every_size(tmp_path):
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_timm_backbone_is_recorded_for_every_size(format, tmp_path):
     pytest.importorskip("timm")
     cfg = model_zoo.get_config("own_data/retinanet", ["MODEL.DEVICE", "cpu"])
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.RETINANET.PRIOR_PROB = False, 0.5
     torch.manual_seed(0)
     model = build_model(cfg).eval()
-    path = str(tmp_path / "model.pt")
-    export_model(copy.deepcopy(model), path, "torchscript", describe(cfg, []))
+    path = str(tmp_path / f"model{SUFFIXES[format]}")
+    export_model(copy.deepcopy(model), path, format, describe(cfg, []))
     for image in images().values():
         expected = detect(model, image)
         assert len(expected[0]) > 3
