@@ -2,8 +2,7 @@
 
 import logging
 import math
-import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +13,10 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.solver import LRMultiplier
 from torch import nn
 
-from anchor_heads.engine.checkpoint import read_entries, training_checkpoints
+from anchor_heads.engine.checkpoint import read_entries
 
 logger = logging.getLogger(__name__)
 
-# A loss this many times the median of a run's losses means that the training has diverged.
-DIVERGENCE_FACTOR = 100
 # State of SGD and Adam with the shape of its parameter; other optimizers have other shapes, too.
 LIKE_PARAMETER = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 # Have no effect on the training.
@@ -221,34 +218,3 @@ def scale_to_epochs(cfg: CfgNode) -> CfgNode:
         f"{solver.IMS_PER_BATCH} images; SOLVER.STEPS are {solver.STEPS}."
     )
     return cfg
-
-
-def total_losses_are_sane(values: Iterable[float], losses: dict[int, float]) -> bool:
-    """Whether losses are finite and of the size of those that a run had.
-
-    Args:
-        values (iterable of float): the losses to look at.
-        losses (dict[int, float]): iteration -> total loss of the run.
-    """
-    if not losses:
-        return False
-    limit = DIVERGENCE_FACTOR * statistics.median(losses.values())
-    return all(math.isfinite(value) and value <= limit for value in values)
-
-
-def newest_healthy_checkpoint(folder: str, losses: dict[int, float]) -> str:
-    """The newest checkpoint whose weights gave a sane loss in the iteration after it.
-
-    Args:
-        folder (str): OUTPUT_DIR.
-        losses (dict[int, float]): iteration -> total loss, since the run was started or resumed.
-
-    Returns:
-        str: its path; "" if there is none.
-    """
-    for iteration, path in sorted(training_checkpoints(folder), reverse=True):
-        is_of_earlier_start = iteration + 1 < min(losses, default=0)
-        next_loss = losses.get(iteration + 1, math.nan)
-        if is_of_earlier_start or total_losses_are_sane([next_loss], losses):
-            return path
-    return ""

@@ -38,13 +38,12 @@ from anchor_heads.engine.hooks import (
 )
 from anchor_heads.engine.lazy import is_lazy, train_or_evaluate_lazy
 from anchor_heads.engine.optimizer import build_optimizer
+from anchor_heads.engine.rescue import Rescue
 from anchor_heads.engine.resume import (
     apply_settings,
     check_resumed_config,
-    newest_healthy_checkpoint,
     optimizer_settings,
     scale_to_epochs,
-    total_losses_are_sane,
     whole_state,
 )
 from anchor_heads.engine.setup import setup
@@ -287,10 +286,10 @@ class Trainer(DefaultTrainer):
         except EndOfTraining as reason:
             logger.info(f"The training ends after iteration {self.iter}: {reason}")
         except StepError as error:
-            raise type(error)(f"{error} {self._keep_good_weights()}") from None
+            raise type(error)(f"{error} {self._rescue().keep_good_weights()}") from None
         except BaseException as error:
             reason = "a signal" if isinstance(error, SystemExit) else type(error).__name__
-            logger.error(f"Stopped by {reason}. {self._save_last_step()}")
+            logger.error(f"Stopped by {reason}. {self._rescue().save_last_step()}")
             raise
 
     def run_step(self):
@@ -311,76 +310,10 @@ class Trainer(DefaultTrainer):
 
     def _save_on_signal(self) -> None:
         self._batch_norms.average()
-        self._save_last_step()
+        self._rescue().save_last_step()
 
-    def _save_last_step(self) -> str:
-        """Save the state after the last whole step, if nothing has; says what was done."""
-        done = self._end_of_step.last_complete
-        if done < self.start_iter or not self._trainer.is_consistent:
-            return "No step was completed, so no checkpoint was written."
-        name = "model_final" if done + 1 == self.max_iter else f"model_{done:07d}"
-        path = os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
-        if comm.is_main_process() and self.checkpointer.get_checkpoint_file() != path:
-            self.iter = done
-            try:
-                self.checkpointer.save(name, iteration=done)
-            except OSError as error:
-                return str(error)
-        return f"The checkpoint after iteration {done} is {path}: go on with --resume."
-
-    def _keep_good_weights(self) -> str:
-        """After a step that failed: save the weights before it unless they have diverged.
-
-        Returns:
-            str: what to go on from.
-        """
-        self.iter = done = self._end_of_step.last_complete
-        if done < self.start_iter:
-            return "It was the first step, so there are no weights of this run to go on from."
-        history = self.storage.histories().get("total_loss")
-        losses = {i: value for value, i in history.values()} if history else {}
-        now = comm.all_gather(self._trainer.loss_of_last_batch())
-        if None not in now and total_losses_are_sane(now, losses):
-            path = self._save_and_name("model_last_good")
-            return (
-                f"The weights before it are in {path}. --resume goes on from there; a "
-                "SOLVER.BASE_LR that is written beside it takes effect."
-            )
-        healthy = self._go_back_to_healthy(losses)
-        to_resume = (
-            f"The last healthy checkpoint is {healthy}, from which --resume goes on; a "
-            "SOLVER.BASE_LR that is written beside it takes effect."
-            if healthy
-            else "There is no earlier checkpoint that is known to be healthy."
-        )
-        if None in now:
-            path = self._save_and_name(f"model_{done:07d}", tag=not healthy)
-            return (
-                f"The model fails with the batch of iteration {done}, too, so the weights in "
-                f"{path} may be corrupted. {to_resume}"
-            )
-        return (
-            f"The weights before it were corrupted already (the batch of iteration {done} now has "
-            f"a loss of {max(now):.3g}), so they were not saved. {to_resume}"
-        )
-
-    def _save_and_name(self, name: str, tag: bool = True) -> str:
-        self._batch_norms.average()
-        before = self.checkpointer.get_checkpoint_file()
-        self.checkpointer.save(name, iteration=self.iter)
-        if not tag and comm.is_main_process():
-            self.checkpointer.tag_last_checkpoint(os.path.basename(before))
-        comm.synchronize()  # the first process to end takes the others with it
-        return os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
-
-    def _go_back_to_healthy(self, losses: dict[int, float]) -> str:
-        """Let ``last_checkpoint`` name the newest checkpoint that is healthy; returns its path."""
-        path = ""
-        if comm.is_main_process():
-            path = newest_healthy_checkpoint(self.cfg.OUTPUT_DIR, losses)
-            if path:
-                self.checkpointer.tag_last_checkpoint(os.path.basename(path))
-        return comm.all_gather(path)[0]
+    def _rescue(self) -> Rescue:
+        return Rescue(self, self._trainer, self._batch_norms, self._end_of_step.last_complete)
 
     def _saver_of_average(self, average: WeightAverage) -> HookBase:
         checkpointer = AtomicCheckpointer(

@@ -20,7 +20,7 @@ from tiny_run import (
 )
 
 from anchor_heads.engine import Trainer, checkpoint, setup
-from anchor_heads.engine.resume import total_losses_are_sane
+from anchor_heads.engine.rescue import total_losses_are_sane
 from anchor_heads.engine.train_step import NonFiniteError, StepError
 from anchor_heads.errors import is_user_error
 
