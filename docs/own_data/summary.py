@@ -32,19 +32,24 @@ PROPOSALS = {
 ONE_STAGE = {
     "retinanet_p3": "RetinaNet on P3 to P5, preset anchors",
     "retinanet_suggested_p3": "RetinaNet on P3 to P5, suggested anchors",
-    "free_anchor_p3_w075": "FreeAnchor on P3 to P5, preset anchors, IoU^0.75",
     "ga_retinanet_p3": "GA-RetinaNet on P3 to P5",
     "da_retinanet_p3": "DA-RetinaNet on P3 to P5",
     "retinanet": "RetinaNet, preset anchors",
     "retinanet_suggested": "RetinaNet, suggested anchors",
     "free_anchor": "FreeAnchor, preset anchors",
-    "free_anchor_w075": "FreeAnchor, preset anchors, IoU^0.75",
-    "free_anchor_l1": "FreeAnchor, preset anchors, smooth L1",
     "free_anchor_suggested": "FreeAnchor, suggested anchors",
-    "free_anchor_suggested_w075": "FreeAnchor, suggested anchors, IoU^0.75",
-    "free_anchor_suggested_l1": "FreeAnchor, suggested anchors, smooth L1",
     "ga_retinanet": "GA-RetinaNet",
     "da_retinanet": "DA-RetinaNet",
+}
+# Other localisation likelihoods of FreeAnchor.
+LIKELIHOODS = {
+    "free_anchor": "preset anchors, IoU^4 (recipe)",
+    "free_anchor_w075": "preset anchors, IoU^0.75",
+    "free_anchor_l1": "preset anchors, smooth L1",
+    "free_anchor_suggested": "suggested anchors, IoU^4 (recipe)",
+    "free_anchor_suggested_w075": "suggested anchors, IoU^0.75",
+    "free_anchor_suggested_l1": "suggested anchors, smooth L1",
+    "free_anchor_p3_w075": "preset anchors on P3 to P5, IoU^0.75",
 }
 TWO_STAGE = {
     "faster_rcnn": "RPN, preset anchors",
@@ -64,6 +69,7 @@ STEPS = {"receipts": {
         "ga_rpn_loss": "bounded IoU loss of the shapes, as published",
         "ga_rpn_prior": "objectness from 0.5, as published",
         "ga_rpn_beta": "box loss as in Detectron2",
+        "ga_rpn_inverted": "inverted location label, as in mmdetection 2.x",
     }),
     "DynamicAnchorRPN": ("AR@100", {
         "da_rpn": "recipe",
@@ -188,6 +194,7 @@ def tables(results) -> None:
         for name, names, first, metrics in (
             ("proposals", PROPOSALS, "proposal generator", recall),
             ("detection", ONE_STAGE, "model", precision),
+            ("likelihoods", LIKELIHOODS, "FreeAnchor", precision),
             ("two_stage", TWO_STAGE, "Faster R-CNN with proposals of", precision),
         ):
             write_runs(data, name, runs, names, [first, *metrics], [_metric(x) for x in metrics])
