@@ -1,5 +1,6 @@
 """A config with its training data and its anchors: what is diagnosed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -33,6 +34,14 @@ class DiagnosisInput:
             ValueError, FileNotFoundError: see :func:`read_training_data`.
         """
         return cls(cfg, read_training_data(cfg), *build(cfg))
+
+    def with_changes(self, changes: Mapping[str, object]) -> "DiagnosisInput":
+        """The same data with other values of some config keys."""
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        for item in changes.items():
+            cfg.merge_from_list(item)
+        return DiagnosisInput(cfg, self.data, *build(cfg))
 
     @cached_property
     def strategy(self) -> AnchorStrategy | None:

@@ -242,6 +242,11 @@ def _anchors(case) -> Iterator[Finding | None]:
         numbers, changes = {"count": sum(map(len, wrong.values()))}, dict.fromkeys(wrong)
         yield _finding("impossible_shapes", ERROR, numbers, changes, values=" and ".join(values))
 
+    if case.strategy and len(case.data.objects):
+        for finding in _start(case):
+            yield finding
+            # The others would change, so they are of the config that has it.
+            case = case.with_changes(finding.suggestion.changes)
     strategy = case.strategy
     if case.anchors and len(case.data.objects):
         yield from _unreached(case)
@@ -251,18 +256,22 @@ def _anchors(case) -> Iterator[Finding | None]:
         suggest = partial(rebalance_levels if many else fewer_levels, case)
         severity = WARNING if many else NOTE
         yield _share("levels_without_objects", "levels", empty, suggest, 0, severity, names=names)
-    if strategy and len(case.data.objects):
-        changes = recipe(strategy, case.data.objects.sides)
-        key = next((key for key in changes if key.endswith("BASE_ASPECT_RATIO")), None)
-        start, median = (case.get(key), changes[key]) if key else (1, 1)
-        if max(start / median, median / start) > START_TOLERANCE:
-            changes = {key: value for key, value in changes.items() if case.get(key) != value}
-            numbers = {"start": start, "median": median}
-            yield _finding("other_shape_at_the_start", WARNING, numbers, changes)
     if problems := strategy.config_problems() if strategy else []:
         changes = {key: value for problem in problems for key, value in problem.changes.items()}
         sentences = " ".join(problem.sentence for problem in problems)
         yield _finding("config_of_another_method", WARNING, {}, changes, problems=sentences)
+
+
+def _start(case) -> Iterator[Finding]:
+    """The shape that predicted anchors start from."""
+    changes = recipe(case.strategy, case.data.objects.sides)
+    key = next((key for key in changes if key.endswith("BASE_ASPECT_RATIO")), None)
+    start, median = (case.get(key), changes[key]) if key else (1, 1)
+    if max(start / median, median / start) > START_TOLERANCE:
+        changes = {key: value for key, value in changes.items() if case.get(key) != value}
+        suggestion = Suggestion(changes, "What is counted of anchors below is counted with this.")
+        numbers = {"start": start, "median": median}
+        yield _finding("other_shape_at_the_start", WARNING, numbers, suggestion)
 
 
 def _unreached(case) -> Iterator[Finding | None]:
@@ -281,12 +290,16 @@ def _unreached(case) -> Iterator[Finding | None]:
     fits = case.coverage.centered_iou >= threshold
     misfit, between = (unreached & ~small & ~large & x for x in (~fits, fits))
     misses = f"overlaps them by less than IoU {threshold:g}: {consequence}"
+    # Guided anchors start from the sizes: if these reach most objects, sizes for the smallest ones
+    # are a worse start for all others.
+    is_start = bool(case.strategy.keys_for_aspect_ratio(1))
+    smaller = partial(reach_more, keep_sizes=is_start and unreached.mean() < 0.5)
     larger = partial(reach_more, enlargements=())
     for name, found, suggest, words in (
-        ("small_objects", small, reach_more, {"limit": least, "anchor": smallest}),
+        ("small_objects", small, smaller, {"limit": least, "anchor": smallest}),
         ("large_objects", large, larger, {"limit": most, "anchor": largest}),
         ("aspect_ratios", misfit, better_aspect_ratios, {"shapes": _shapes(objects[misfit])}),
-        ("objects_between_locations", between, reach_more, {}),
+        ("objects_between_locations", between, smaller, {}),
     ):
         suggest = partial(suggest, case, found)
         yield _share(name, "objects", found, suggest, misses=misses, **words)

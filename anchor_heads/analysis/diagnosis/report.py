@@ -10,9 +10,11 @@ from detectron2.config import CfgNode
 
 from anchor_heads.analysis.diagnosis.diagnosis_input import DiagnosisInput
 from anchor_heads.analysis.diagnosis.findings import SEVERITIES, Finding, find
+from anchor_heads.analysis.diagnosis.preset_anchors import SIZES
 from anchor_heads.analysis.diagnosis.training_data import short_side
 
 WIDTH = 100
+IN_PIXELS = {SIZES, "INPUT.MIN_SIZE_TRAIN"}  # sizes are in pixels of the resized image
 INDENT = " " * (max(map(len, SEVERITIES)) + 2)
 
 
@@ -43,12 +45,16 @@ class Diagnosis:
 
     @property
     def recipe(self) -> dict[str, object]:
-        """The suggested values of config keys together. Of suggestions for the same key the first
-        is taken, as a whole: what another suggests does not fit it."""
+        """The suggested values of config keys together. Of suggestions for the same key, or for
+        both the input size and the anchor sizes in its pixels, the first is taken, as a whole: what
+        another suggests does not fit it."""
         recipe = {}
         for finding in self.findings.values():
             changes = finding.suggestion.changes
-            if None not in changes.values() and not set(changes) & set(recipe):
+            fits = not any(
+                keys & set(changes) and keys & set(recipe) for keys in (set(changes), IN_PIXELS)
+            )
+            if None not in changes.values() and fits:
                 recipe |= changes
         return recipe
 

@@ -29,7 +29,10 @@ class Suggestion(NamedTuple):
 
 
 def reach_more(
-    case: DiagnosisInput, found: np.ndarray, enlargements: Sequence[float] = ENLARGEMENTS
+    case: DiagnosisInput,
+    found: np.ndarray,
+    enlargements: Sequence[float] = ENLARGEMENTS,
+    keep_sizes: bool = False,
 ) -> Suggestion:
     """Anchor sizes or an input size, or both, that reach most of some unreached objects, and more
     of all objects. The first that do are taken, the least change of the input before others.
@@ -38,10 +41,13 @@ def reach_more(
         case (DiagnosisInput): the config and its data.
         found (ndarray): (M,) bool, the objects to reach, at least one.
         enlargements (sequence of float): factors of the input size to try.
+        keep_sizes (bool): whether to try the input size alone.
     """
     sample, to_reach = (x.sample(SAMPLE) for x in (case.data.objects, case.data.objects[found]))
     unreached = case.anchors.num_unreached(sample)
     for factor, fitted in [(1, True), *itertools.product(enlargements, (False, True))]:
+        if fitted and keep_sizes:
+            continue
         enlarged = sample.enlarged(factor)
         anchors = case.anchors.fitted_sizes(enlarged) if fitted else case.anchors
         left = anchors.num_unreached(to_reach.enlarged(factor))
@@ -49,7 +55,7 @@ def reach_more(
             changes = _input_sizes(case.cfg, factor) if factor != 1 else {}
             changes |= {SIZES: anchors.sizes} if fitted else {}
             return Suggestion(changes, _effect(case, found, anchors, factor))
-    tried = ["other anchor sizes"]
+    tried = [] if keep_sizes else ["other anchor sizes"]
     if enlargements:
         tried.append(f"images up to {max(enlargements):g} times as large")
     return Suggestion(

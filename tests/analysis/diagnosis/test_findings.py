@@ -15,6 +15,7 @@ from made_case import (
     square,
 )
 
+from anchor_heads.analysis.diagnosis import Diagnosis
 from anchor_heads.analysis.diagnosis.findings import TEXTS, find
 from anchor_heads.data.coco_boxes import CORNERS
 from anchor_heads.data.coco_json import CLIPPED, CONVERTED, DROPPED, Change, Cleaning
@@ -261,6 +262,29 @@ def test_predicted_anchors_that_start_from_another_shape():
         cfg.merge_from_list(list(item))
     assert "other_shape_at_the_start" not in find(case_of(*lines, cfg=cfg))
     assert "other_shape_at_the_start" not in find(case_of(*lines))  # RetinaNet's are preset
+
+
+def test_guided_anchors_are_counted_from_the_shape_that_they_should_start_from():
+    """The samples of the start reach the wide objects, which is said once."""
+    lines = [rectangle(320, 320, 32)] * 4
+    cfg = config("GuidedAnchorRetinaNet")
+    case = case_of(*lines, *FITTING, cfg=cfg)
+    assert case.coverage.reached.sum() == 3
+    found = find(case)
+    start = found["other_shape_at_the_start"].suggestion
+    assert start.changes["MODEL.GUIDED_ANCHOR.BASE_ASPECT_RATIO"] == 0.1
+    assert start.effect and not {"aspect_ratios", "objects_between_locations"} & set(found)
+    assert start.changes.items() <= Diagnosis(case, found).recipe.items()
+
+
+@pytest.mark.parametrize("num_fitting, keys", [(3, {"INPUT.MIN_SIZE_TRAIN"}), (1, {SIZES})])
+def test_guided_anchors_start_from_the_size_of_most_objects(num_fitting, keys):
+    """Smaller sizes for a few small objects would be a worse start for the others."""
+    boxes = [square(100, 12), square(300, 12), *FITTING[:num_fitting]]
+    cfg = config("GuidedAnchorRetinaNet", "INPUT.MIN_SIZE_TRAIN", (640,))
+    finding = find(case_of(*boxes, cfg=cfg))["small_objects"]
+    assert finding.numbers["count"] == 2 and keys <= set(finding.suggestion.changes)
+    assert (SIZES in finding.suggestion.changes) == (SIZES in keys)
 
 
 def test_config_of_another_method():
