@@ -69,6 +69,8 @@ STEPS = {"receipts": {
         "ga_rpn_loss": "bounded IoU loss of the shapes, as published",
         "ga_rpn_prior": "objectness from 0.5, as published",
         "ga_rpn_beta": "box loss as in Detectron2",
+        "ga_rpn_small": "sizes for the smallest objects, 6 to 102 pixels",
+        "ga_rpn_batch": "300 sampled anchors and shapes per image",
         "ga_rpn_inverted": "inverted location label, as in mmdetection 2.x",
     }),
     "DynamicAnchorRPN": ("AR@100", {
@@ -77,6 +79,7 @@ STEPS = {"receipts": {
         "da_rpn_shape": "from squares, as published",
         "da_rpn_prior": "objectness from 0.5, as published",
         "da_rpn_beta": "box loss as in Detectron2",
+        "da_rpn_batch": "300 sampled anchors per image",
     }),
     "RPN, suggested anchors": ("AR@100", {
         "rpn_suggested": "recipe",
@@ -100,7 +103,8 @@ STEPS = {"receipts": {
         "ga_retinanet_init": "initial std 0.01 and one IoU threshold, as published",
         "ga_retinanet_l1": "the same with the published box loss",
         "ga_retinanet_iou": "-log IoU as box loss",
-        "ga_retinanet_sizes": "initial std 0.01 and shape samples from half the size",
+        "ga_retinanet_half": "sizes of half, 8 to 102 pixels",
+        "ga_retinanet_small": "sizes for the smallest objects, 6 to 406 pixels",
         "ga_retinanet_lr2": "twice the learning rate",
     }),
     "DA-RetinaNet": ("AP", {
