@@ -138,10 +138,12 @@ class AnchorStrategy(ABC):
         num_classes (int): classes that the head tells apart; 1 for a proposal generator.
         one_stage (bool): whether the owner is a dense detector.
         predicts_locations (bool): whether only some locations have anchors, by a prediction.
+        starts_from_sizes (bool): whether the preset sizes are where predicted shapes start from.
         consequence (str): what happens to objects that no anchor reaches, as a clause.
     """
 
     predicts_locations = False
+    starts_from_sizes = False
     consequence = "only the anchor with the highest IoU is positive"
 
     def __init__(self, owner: nn.Module, model: nn.Module | None = None):

@@ -1,11 +1,11 @@
-"""What a training that ends before its last step leaves to go on from."""
+"""What an interrupted or failed training leaves to go on from."""
 
 import math
 import os
 import statistics
 from collections.abc import Iterable
 
-from detectron2.engine import TrainerBase
+from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from anchor_heads.engine.checkpoint import training_checkpoints
@@ -17,17 +17,17 @@ DIVERGENCE_FACTOR = 100
 
 
 class Rescue:
-    """Saves the weights of the last whole step, or finds a checkpoint from before they diverged.
+    """Saves the weights of the last whole step, or if they diverged finds an earlier checkpoint.
 
     Every process must call its methods.
     """
 
     def __init__(
-        self, trainer: TrainerBase, step: TrainStep, batch_norms: AverageBatchNorms, done: int
+        self, trainer: DefaultTrainer, step: TrainStep, batch_norms: AverageBatchNorms, done: int
     ):
         """
         Args:
-            trainer (TrainerBase): whose training has ended; it has a checkpointer.
+            trainer (DefaultTrainer): whose training ends.
             step (TrainStep): what takes its steps.
             batch_norms (AverageBatchNorms): the hook of the trainer.
             done (int): the last iteration that was completed.

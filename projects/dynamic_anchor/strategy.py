@@ -207,6 +207,7 @@ class DynamicAnchoring(nn.Module):
 class DynamicAnchorStrategy(PredictedAnchorStrategy):
     """One anchor of predicted shape at every location."""
 
+    starts_from_sizes = True
     consequence = "they have no shape targets"
 
     def keys_for_aspect_ratio(self, ratio):

@@ -359,6 +359,7 @@ class GuidedAnchorStrategy(PredictedAnchorStrategy):
     """One anchor of predicted shape at each location that is likely an object's centre."""
 
     predicts_locations = True
+    starts_from_sizes = True
     consequence = "they have no shape targets"
 
     def keys_for_aspect_ratio(self, ratio):

@@ -59,7 +59,8 @@ TEXTS = {
     "their size: {consequence}.",
     "levels_without_objects": "have no object ({names}), only background.",
     "other_shape_at_the_start": "Anchors start {start:g} times as high as wide, and objects are "
-    "{median:g} times as high as wide in the median: a short training does not reach their shapes.",
+    "{median:g} times as high as wide in the median: a short training does not reach their shapes. "
+    "What anchors reach is counted with {median:g}.",
     "config_of_another_method": "{problems}",
     "learning_rate": "SOLVER.BASE_LR is {rate:g}, {meaning}.",
     "few_epochs": "Each of the {images} images is seen {epochs:.2g} times, in the published 1x "
@@ -234,6 +235,9 @@ def _limits(case) -> Iterator[Finding | None]:
 
 def _anchors(case) -> Iterator[Finding | None]:
     """Objects that anchors do not reach, and anchors that are assigned to nothing."""
+    if case.strategy and len(case.data.objects) and (start := _start(case)):
+        yield start
+        case = case.with_changes(start.suggestion.changes)
     if case.build_error:
         yield _finding("refused_model", ERROR, {}, {}, reason=case.build_error)
     shapes = {key: np.hstack(case.get(key)) for key in (SIZES, ASPECT_RATIOS)}
@@ -242,11 +246,6 @@ def _anchors(case) -> Iterator[Finding | None]:
         numbers, changes = {"count": sum(map(len, wrong.values()))}, dict.fromkeys(wrong)
         yield _finding("impossible_shapes", ERROR, numbers, changes, values=" and ".join(values))
 
-    if case.strategy and len(case.data.objects):
-        for finding in _start(case):
-            yield finding
-            # The others would change, so they are of the config that has it.
-            case = case.with_changes(finding.suggestion.changes)
     strategy = case.strategy
     if case.anchors and len(case.data.objects):
         yield from _unreached(case)
@@ -262,16 +261,16 @@ def _anchors(case) -> Iterator[Finding | None]:
         yield _finding("config_of_another_method", WARNING, {}, changes, problems=sentences)
 
 
-def _start(case) -> Iterator[Finding]:
-    """The shape that predicted anchors start from."""
+def _start(case) -> Finding | None:
+    """The shape that predicted anchors start from, if it is not the objects'."""
     changes = recipe(case.strategy, case.data.objects.sides)
     key = next((key for key in changes if key.endswith("BASE_ASPECT_RATIO")), None)
     start, median = (case.get(key), changes[key]) if key else (1, 1)
-    if max(start / median, median / start) > START_TOLERANCE:
-        changes = {key: value for key, value in changes.items() if case.get(key) != value}
-        suggestion = Suggestion(changes, "What is counted of anchors below is counted with this.")
-        numbers = {"start": start, "median": median}
-        yield _finding("other_shape_at_the_start", WARNING, numbers, suggestion)
+    if max(start / median, median / start) <= START_TOLERANCE:
+        return None
+    changes = {key: value for key, value in changes.items() if case.get(key) != value}
+    numbers = {"start": start, "median": median}
+    return _finding("other_shape_at_the_start", WARNING, numbers, changes)
 
 
 def _unreached(case) -> Iterator[Finding | None]:
@@ -290,16 +289,12 @@ def _unreached(case) -> Iterator[Finding | None]:
     fits = case.coverage.centered_iou >= threshold
     misfit, between = (unreached & ~small & ~large & x for x in (~fits, fits))
     misses = f"overlaps them by less than IoU {threshold:g}: {consequence}"
-    # Guided anchors start from the sizes: if these reach most objects, sizes for the smallest ones
-    # are a worse start for all others.
-    is_start = bool(case.strategy.keys_for_aspect_ratio(1))
-    smaller = partial(reach_more, keep_sizes=is_start and unreached.mean() < 0.5)
     larger = partial(reach_more, enlargements=())
     for name, found, suggest, words in (
-        ("small_objects", small, smaller, {"limit": least, "anchor": smallest}),
+        ("small_objects", small, reach_more, {"limit": least, "anchor": smallest}),
         ("large_objects", large, larger, {"limit": most, "anchor": largest}),
         ("aspect_ratios", misfit, better_aspect_ratios, {"shapes": _shapes(objects[misfit])}),
-        ("objects_between_locations", between, smaller, {}),
+        ("objects_between_locations", between, reach_more, {}),
     ):
         suggest = partial(suggest, case, found)
         yield _share(name, "objects", found, suggest, misses=misses, **words)

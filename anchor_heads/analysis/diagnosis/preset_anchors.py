@@ -24,6 +24,7 @@ HALF_OCTAVES = range(-6, 5)
 # Sizes are rated by the share of objects that they do not reach. Each half octave away from the
 # present ones counts as this share, and all levels being without objects as the second.
 COST_OF_HALF_OCTAVE, COST_OF_EMPTY_LEVELS = 0.001, 0.05
+LEAST_STEP = 1.4  # from level to level, unless it is less now: closer levels have the same objects
 # Aspect ratios are added until they leave this share of the objects, or there are so many new ones.
 FEW_LEFT, MAX_NEW_ASPECT_RATIOS = 0.1, 4
 
@@ -72,19 +73,21 @@ class PresetAnchors:
         """How many of the objects the anchors do not reach."""
         return int((~self.coverage(objects).reached).sum())
 
-    def fitted_sizes(self, objects: Objects) -> "PresetAnchors":
+    def fitted_sizes(self, objects: Objects, keep_finest: bool = False) -> "PresetAnchors":
         """The same with sizes that reach most objects and leave few levels without any.
 
         The finest and the coarsest level are scaled, those between them in proportion; the sizes
         within a level keep their ratios.
+
+        Args:
+            objects (Objects): to reach.
+            keep_finest (bool): whether the finest level keeps its sizes.
         """
-        sample, smallest = objects.sample(SAMPLE), [min(level) for level in self.sizes]
+        sample, steps = objects.sample(SAMPLE), _steps(self.sizes)
 
         def cost(half_octaves):
             tried = self._scaled(half_octaves)
-            sides = [min(level) for level in tried.sizes]
-            # Levels stay in order, and those of different sizes different.
-            if sorted(sides) != sides or len(set(sides)) != len(set(smallest)):
+            if (_steps(tried.sizes) < np.minimum(steps, LEAST_STEP)).any():
                 return np.inf
             coverage = tried.coverage(sample)
             return (
@@ -93,7 +96,8 @@ class PresetAnchors:
                 + COST_OF_HALF_OCTAVE * sum(map(abs, half_octaves))
             )
 
-        return self._scaled(min(itertools.product(HALF_OCTAVES, repeat=2), key=cost))
+        finest = (0,) if keep_finest else HALF_OCTAVES
+        return self._scaled(min(itertools.product(finest, HALF_OCTAVES), key=cost))
 
     def _scaled(self, half_octaves):
         """Sizes scaled by so much on the finest and on the coarsest level."""
@@ -117,6 +121,12 @@ class PresetAnchors:
             if len(missed) <= FEW_LEFT * len(objects):
                 break
         return anchors
+
+
+def _steps(sizes) -> np.ndarray:
+    """The factor from each level's smallest size to the next level's."""
+    smallest = np.array([min(level) for level in sizes])
+    return smallest[1:] / smallest[:-1]
 
 
 def _rounded(size):

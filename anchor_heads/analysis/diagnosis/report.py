@@ -10,11 +10,12 @@ from detectron2.config import CfgNode
 
 from anchor_heads.analysis.diagnosis.diagnosis_input import DiagnosisInput
 from anchor_heads.analysis.diagnosis.findings import SEVERITIES, Finding, find
-from anchor_heads.analysis.diagnosis.preset_anchors import SIZES
+from anchor_heads.analysis.diagnosis.preset_anchors import ASPECT_RATIOS, SIZES
 from anchor_heads.analysis.diagnosis.training_data import short_side
 
 WIDTH = 100
 IN_PIXELS = {SIZES, "INPUT.MIN_SIZE_TRAIN"}  # sizes are in pixels of the resized image
+ANCHOR_KEYS = IN_PIXELS | {ASPECT_RATIOS}
 INDENT = " " * (max(map(len, SEVERITIES)) + 2)
 
 
@@ -41,6 +42,8 @@ class Diagnosis:
         if self.recipe:
             values = " ".join(f"{key}{_pasteable(value)}" for key, value in self.recipe.items())
             lines += ["", "All values together, to append to a command:", values]
+            if self.recipe.keys() & ANCHOR_KEYS:
+                lines += ["", "What anchors reach changes with them: run this again with them."]
         return "\n".join(lines)
 
     @property

@@ -14,9 +14,11 @@ import numpy as np
 from anchor_heads.analysis.diagnosis.diagnosis_input import DiagnosisInput
 from anchor_heads.analysis.diagnosis.preset_anchors import ASPECT_RATIOS, SAMPLE, SIZES
 
-# Sizes are worth a suggestion if they leave at most this share unreached.
-MOST_LEFT = 0.4
+# Sizes are worth a suggestion if they leave at most this share of some objects unreached, and so
+# much less than now of all.
+MOST_LEFT, LEAST_GAIN = 0.4, 0.2
 ENLARGEMENTS = (1.25, 1.5, 2.0, 3.0)
+MOST_ENLARGED = 2.0  # of what is stored; more shows the network nothing new
 
 
 class Suggestion(NamedTuple):
@@ -29,33 +31,34 @@ class Suggestion(NamedTuple):
 
 
 def reach_more(
-    case: DiagnosisInput,
-    found: np.ndarray,
-    enlargements: Sequence[float] = ENLARGEMENTS,
-    keep_sizes: bool = False,
+    case: DiagnosisInput, found: np.ndarray, enlargements: Sequence[float] = ENLARGEMENTS
 ) -> Suggestion:
     """Anchor sizes or an input size, or both, that reach most of some unreached objects, and more
     of all objects. The first that do are taken, the least change of the input before others.
+
+    Predicted anchors start from the sizes: if these reach most objects, those of the finest level
+    stay, for sizes that suit the smallest objects are a worse start for all others.
 
     Args:
         case (DiagnosisInput): the config and its data.
         found (ndarray): (M,) bool, the objects to reach, at least one.
         enlargements (sequence of float): factors of the input size to try.
-        keep_sizes (bool): whether to try the input size alone.
     """
+    keep_finest = case.strategy.starts_from_sizes and case.coverage.reached.mean() >= 0.5
+    enlargements = [x for x in enlargements if x * case.data.scale <= MOST_ENLARGED]
     sample, to_reach = (x.sample(SAMPLE) for x in (case.data.objects, case.data.objects[found]))
-    unreached = case.anchors.num_unreached(sample)
+    most = (1 - LEAST_GAIN) * (~case.coverage.reached).sum()
     for factor, fitted in [(1, True), *itertools.product(enlargements, (False, True))]:
-        if fitted and keep_sizes:
-            continue
         enlarged = sample.enlarged(factor)
-        anchors = case.anchors.fitted_sizes(enlarged) if fitted else case.anchors
+        anchors = case.anchors.fitted_sizes(enlarged, keep_finest) if fitted else case.anchors
         left = anchors.num_unreached(to_reach.enlarged(factor))
-        if left <= MOST_LEFT * len(to_reach) and anchors.num_unreached(enlarged) < unreached:
+        if left > MOST_LEFT * len(to_reach):
+            continue
+        if anchors.num_unreached(case.data.objects.enlarged(factor)) <= most:
             changes = _input_sizes(case.cfg, factor) if factor != 1 else {}
             changes |= {SIZES: anchors.sizes} if fitted else {}
             return Suggestion(changes, _effect(case, found, anchors, factor))
-    tried = [] if keep_sizes else ["other anchor sizes"]
+    tried = ["other anchor sizes"]
     if enlargements:
         tried.append(f"images up to {max(enlargements):g} times as large")
     return Suggestion(
@@ -109,7 +112,8 @@ def _input_sizes(cfg, factor):
 
 def _effect(case, found, anchors, factor=1):
     unreached = ~anchors.coverage(case.data.objects.enlarged(factor)).reached
+    pixels = f" Images have {factor**2:.3g} times as many pixels." if factor != 1 else ""
     return (
         f"With this {unreached[found].sum()} of them would not be reached, and {unreached.sum()} "
-        f"of all objects, now {(~case.coverage.reached).sum()}."
+        f"of all objects, now {(~case.coverage.reached).sum()}.{pixels}"
     )

@@ -80,6 +80,8 @@ class TrainingData:
     """Images left out of training because they have no objects; crowds do not count."""
     cleaning: tuple[Cleaning, ...] = ()
     """What was done to each annotation file that a data set of ``DATASETS.COCO_FORMAT`` has."""
+    scale: float = 1.0
+    """Pixels of the network's input for one of the stored image, in the median."""
 
     @property
     def objects_per_image(self) -> np.ndarray:
@@ -122,6 +124,7 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
         cleaning=tuple(
             cleaning_of(x.json_file) for x in data_sets if isinstance(x, CocoFormatDataset)
         ),
+        scale=float(np.median(new_sizes / sizes)) if len(sizes) else 1.0,
     )
 
 

@@ -3,7 +3,7 @@ import re
 import shlex
 
 import pytest
-from made_case import config, made_case, square
+from made_case import SIZES, config, made_case, square
 from tiny_run import write_config, write_data_set
 
 from anchor_heads import get_cfg
@@ -85,8 +85,22 @@ def test_suggestions_together():
     diagnosis = Diagnosis(made_case(config(), [square(84, 32)]), findings)
     assert diagnosis.recipe == diagnosis.to_json()["recipe"] == {sizes: [[8]], "B": (1, 2)}
     assert str(diagnosis).endswith(
-        f"All values together, to append to a command:\n{sizes} '[[8]]' B '(1, 2)'"
+        f"All values together, to append to a command:\n{sizes} '[[8]]' B '(1, 2)'\n\n"
+        "What anchors reach changes with them: run this again with them."
     )
+
+
+def test_sizes_counted_for_another_input_size_are_not_suggested_with_it():
+    both = {"INPUT.MIN_SIZE_TRAIN": (9,), SIZES: [[4]]}
+    for suggestions, expected in (
+        ([{"INPUT.MIN_SIZE_TRAIN": (9,)}, {SIZES: [[8]]}], {"INPUT.MIN_SIZE_TRAIN": (9,)}),
+        ([both], both),
+    ):
+        findings = {
+            str(i): Finding(str(i), "note", "x", {}, Suggestion(x))
+            for i, x in enumerate(suggestions)
+        }
+        assert Diagnosis(made_case(config(), [square(84, 32)]), findings).recipe == expected
 
 
 def test_a_missing_data_set_is_said(config_file, monkeypatch, capsys):

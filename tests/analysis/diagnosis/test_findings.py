@@ -236,10 +236,11 @@ def test_objects_without_location():
     found = find(case_of((5, 5, 11, 11), *FITTING, cfg=cfg))
     finding = found["objects_without_location"]
     assert finding.numbers == {"count": 1, "total": 4} and not set(BY_IOU) & set(found)
-    # The location at 8 of P4 lies inside; with these sizes P4 is for such objects.
-    assert list(finding.suggestion.changes) == [SIZES]
-    assert finding.suggestion.changes[SIZES][0][0] / 2 < 6
-    assert finding.suggestion.effect.startswith("With this 0 of them would not be reached")
+    # Anchors start from the sizes, which suit the others: the image has to be larger.
+    assert SIZES not in finding.suggestion.changes
+    assert finding.suggestion.changes["INPUT.MIN_SIZE_TRAIN"] == (1000,)
+    expected = "With this 0 of them would not be reached, and 0 of all objects, now 1. Images have "
+    assert finding.suggestion.effect == expected + "1.56 times as many pixels."
     assert "objects_without_location" not in find(case_of((5, 5, 13, 13), *FITTING, cfg=cfg))
     assert "objects_without_location" not in find(case_of((5, 5, 11, 11)))  # not Dynamic Anchor
 
@@ -273,18 +274,28 @@ def test_guided_anchors_are_counted_from_the_shape_that_they_should_start_from()
     found = find(case)
     start = found["other_shape_at_the_start"].suggestion
     assert start.changes["MODEL.GUIDED_ANCHOR.BASE_ASPECT_RATIO"] == 0.1
-    assert start.effect and not {"aspect_ratios", "objects_between_locations"} & set(found)
+    assert not {"aspect_ratios", "objects_between_locations"} & set(found)
     assert start.changes.items() <= Diagnosis(case, found).recipe.items()
 
 
-@pytest.mark.parametrize("num_fitting, keys", [(3, {"INPUT.MIN_SIZE_TRAIN"}), (1, {SIZES})])
-def test_guided_anchors_start_from_the_size_of_most_objects(num_fitting, keys):
+@pytest.mark.parametrize(
+    "num_fitting, key, other",
+    [(3, "INPUT.MIN_SIZE_TRAIN", SIZES), (1, SIZES, "INPUT.MIN_SIZE_TRAIN")],
+)
+def test_guided_anchors_start_from_the_size_of_most_objects(num_fitting, key, other):
     """Smaller sizes for a few small objects would be a worse start for the others."""
     boxes = [square(100, 12), square(300, 12), *FITTING[:num_fitting]]
-    cfg = config("GuidedAnchorRetinaNet", "INPUT.MIN_SIZE_TRAIN", (640,))
+    cfg = config("GuidedAnchorRetinaNet")
     finding = find(case_of(*boxes, cfg=cfg))["small_objects"]
-    assert finding.numbers["count"] == 2 and keys <= set(finding.suggestion.changes)
-    assert (SIZES in finding.suggestion.changes) == (SIZES in keys)
+    assert finding.numbers["count"] == 2
+    assert key in finding.suggestion.changes and other not in finding.suggestion.changes
+
+
+def test_sizes_for_large_objects_keep_the_finest_level_of_guided_anchors():
+    boxes = [square(304, 210), *FITTING]
+    finding = find(case_of(*boxes, cfg=config("GuidedAnchorRetinaNet")))["large_objects"]
+    changes = finding.suggestion.changes
+    assert changes[SIZES][0] == [32] and changes[SIZES][-1][0] > 128
 
 
 def test_config_of_another_method():

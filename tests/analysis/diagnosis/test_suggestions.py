@@ -1,5 +1,7 @@
 """Suggested anchors and input sizes do what they are suggested for."""
 
+from dataclasses import replace
+
 from made_case import FITTING, RATIOS, SIZES, case_of, config, proposal_config, rectangle, square
 
 from anchor_heads.analysis.diagnosis.findings import find
@@ -44,11 +46,18 @@ def test_input_reaches_objects_that_no_sizes_do():
     assert changes["INPUT.MAX_SIZE_TRAIN"] == round(1333 * factor)
 
 
+def test_images_are_enlarged_to_at_most_twice_what_is_stored():
+    case = case_of(*[square(88, 5)] * 9, *FITTING)
+    stored_small = replace(case, data=replace(case.data, scale=2.0))
+    assert "INPUT.MIN_SIZE_TRAIN" in find(case)["small_objects"].suggestion.changes
+    assert find(stored_small)["small_objects"].suggestion.changes == {SIZES: None}
+
+
 def test_objects_that_nothing_tried_reaches_get_no_values():
     suggested = suggestion("small_objects", *[square(88, 1)] * 9, *FITTING)
     assert suggested.changes == {SIZES: None}
     assert suggested.effect == (
-        "Other anchor sizes and images up to 3 times as large do not reach most of them."
+        "Other anchor sizes and images up to 2 times as large do not reach most of them."
     )
 
 
