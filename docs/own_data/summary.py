@@ -101,7 +101,7 @@ STEPS = {"receipts": {
     "GA-RetinaNet": ("AP", {
         "ga_retinanet": "recipe",
         "ga_retinanet_init": "initial std 0.01 and one IoU threshold, as published",
-        "ga_retinanet_l1": "the same with the published box loss",
+        "ga_retinanet_l1": "initial std 0.01, one IoU threshold and the published box loss",
         "ga_retinanet_iou": "-log IoU as box loss",
         "ga_retinanet_half": "sizes of half, 8 to 102 pixels",
         "ga_retinanet_small": "sizes for the smallest objects, 6 to 406 pixels",
