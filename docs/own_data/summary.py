@@ -89,6 +89,7 @@ STEPS = {"receipts": {
         "retinanet_suggested": "recipe",
         "retinanet_prior": "PRIOR_PROB 0.01, as published",
         "retinanet_lr2": "twice the learning rate",
+        "retinanet_clip5": "gradients clipped at 5",
         "retinanet_scratch": "from random weights, no stage frozen",
     }),
     "FreeAnchor, suggested anchors": ("AP", {
@@ -96,6 +97,7 @@ STEPS = {"receipts": {
         "free_anchor_w2": "IoU^2 as localisation likelihood",
         "free_anchor_w075": "IoU^0.75 as localisation likelihood",
         "free_anchor_l1": "localisation likelihood from smooth L1, as published",
+        "free_anchor_t4": "boxes count from IoU 0.4 on",
         "free_anchor_lr2": "twice the learning rate",
     }),
     "GA-RetinaNet": ("AP", {
@@ -115,6 +117,7 @@ STEPS = {"receipts": {
         "da_retinanet_top5": "at most 5 positives per object (not in the package)",
         "da_retinanet_weights": "every object has the same weight (not in the package)",
         "da_retinanet_lr2": "twice the learning rate",
+        "da_retinanet_clip5": "gradients clipped at 5",
     }),
 }, "bccd": {
     "RetinaNet": ("AP", {"retinanet": "recipe"}),
@@ -172,13 +175,13 @@ def write_table(name, setting, columns, rows, command=COMMAND) -> None:
 
 
 def write_runs(data, name, runs: Runs, names, columns, values) -> None:
-    """A table with a row for each measured model."""
+    """A table with a row for each measured model; of one model there is nothing to compare."""
     rows = [
         [f"{title} ({len(runs[model])})", *(_of_seeds(value, runs[model]) for value in values)]
         for model, title in names.items()
         if model in runs
     ]
-    if rows:
+    if len(rows) > 1:
         write_table(f"{data}_{name}", setting(DATA[data], runs, names), columns, rows)
 
 
