@@ -28,8 +28,10 @@ MODELS = {
     "ga_retinanet": "GA-RetinaNet",
     "da_retinanet": "DA-RetinaNet",
 }
-# Config and seed.
-RUNS = [(config, seed) for seed in range(3) for config in MODELS]
+# Of models named so the gradients are not clipped.
+UNCLIPPED = "_unclipped"
+# Model and seed.
+RUNS = [(name + end, seed) for end in ("", UNCLIPPED) for seed in range(3) for name in MODELS]
 METRICS = ("AP", "AP50", "AP75")
 # Evaluated also with test-time augmentation and by their NMS recall.
 EVALUATED_FURTHER = (("retinanet", 0), ("free_anchor", 0))
@@ -43,18 +45,16 @@ FURTHER_METRICS = {
 }
 
 
-def output(config: str, seed: int) -> Path:
-    return ROOT / "output" / "shapes" / f"{config}-{seed}"
-
-
-def train(config: str, seed: int) -> dict:
+def train(model: str, seed: int) -> dict:
     """Train as the quick start does, evaluate, and return the result."""
-    folder = output(config, seed)
+    config = model.removesuffix(UNCLIPPED)
+    overrides = ["SOLVER.CLIP_GRADIENTS.ENABLED", "False"] if model != config else []
+    folder = ROOT / "output" / "shapes" / f"{model}-{seed}"
     start = _cpu_seconds()
-    found = _command("train", config, folder, "SEED", str(seed))
+    found = _command("train", config, folder, "SEED", str(seed), *overrides)
     seconds = _cpu_seconds() - start
     result = {
-        "config": config,
+        "model": model,
         "seed": seed,
         "iterations": model_zoo.get_config(f"quick_start/{config}").SOLVER.MAX_ITER,
         **{metric: found[f"bbox/{metric}"] for metric in METRICS},
@@ -62,7 +62,7 @@ def train(config: str, seed: int) -> dict:
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
-    if (config, seed) in EVALUATED_FURTHER:
+    if (model, seed) in EVALUATED_FURTHER:
         weights = ("--weights", folder / "model_final.pth")
         found = _command("eval", config, folder / "further", *weights, *FURTHER)
         result["further"] = {name: found[metric] for name, metric in FURTHER_METRICS.items()}
@@ -83,30 +83,34 @@ def _cpu_seconds() -> float:
 
 
 def write_tables(results: list[dict]) -> None:
-    runs = {
-        f"{title} ({len(seeds)})": seeds
-        for config, title in MODELS.items()
-        if (seeds := [x for x in results if x["config"] == config])
-    }
-    _write(
-        "detection",
-        "Shapes, val split, `configs/quick_start`: ResNet-18 from scratch, 4 images per iteration. "
-        "Mean (minimum to maximum) over the seeds, whose number is in parentheses after the model. "
-        "CPU time on one core, with the evaluation.",
-        ["model", "iterations", *METRICS, "minutes"],
-        [
-            [title, seeds[0]["iterations"], *(_of_seeds(seeds, m) for m in METRICS)]
-            + [_minutes(seeds)]
-            for title, seeds in runs.items()
-        ],
-    )
+    for name, end, settings in (
+        ("detection", "", ""),
+        ("unclipped", UNCLIPPED, " with `SOLVER.CLIP_GRADIENTS.ENABLED False`"),
+    ):
+        runs = {
+            f"{title} ({len(seeds)})": seeds
+            for model, title in MODELS.items()
+            if (seeds := [x for x in results if x["model"] == model + end])
+        }
+        _write(
+            name,
+            f"Shapes, val split, `configs/quick_start`{settings}: ResNet-18 from scratch, 4 images "
+            "per iteration. Mean (minimum to maximum) over the seeds, whose number is in "
+            "parentheses after the model. CPU time on one core, with the evaluation.",
+            ["model", "iterations", *METRICS, "minutes"],
+            [
+                [title, seeds[0]["iterations"], *(_of_seeds(seeds, m) for m in METRICS)]
+                + [_minutes(seeds)]
+                for title, seeds in runs.items()
+            ],
+        )
     _write(
         "further",
         "Shapes, val split, models of seed 0. Augmentation: three scales and flips. NMS recall: "
         "at an NMS threshold of 0.5, its mean over the IoU between box and object, and at 0.9.",
         ["model", *FURTHER_METRICS],
         [
-            [MODELS[x["config"]], *(round(x["further"][m], 1) for m in FURTHER_METRICS)]
+            [MODELS[x["model"]], *(round(x["further"][m], 1) for m in FURTHER_METRICS)]
             for x in results
             if "further" in x
         ],
