@@ -249,7 +249,7 @@ def test_fast_rcnn_is_ga_faster_rcnn_without_its_proposal_generator():
     assert shapes_of(fast) == expected
 
 
-def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_anchors_and_losses():
+def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_anchors_losses_and_length():
     cfg, baseline = load("quick_start/ga_retinanet.yaml"), load("quick_start/retinanet.yaml")
     assert changed(cfg, baseline) == {
         "MODEL.META_ARCHITECTURE",
@@ -261,6 +261,7 @@ def test_quick_start_of_ga_retinanet_differs_from_its_baseline_in_anchors_and_lo
         "MODEL.GUIDED_ANCHOR.SHAPE_LOSS_TYPE",
         "MODEL.GUIDED_ANCHOR.LOCATION_LOSS_WEIGHT",
         "MODEL.GUIDED_ANCHOR.RETINANET.SHAPE_IOU_THRESHOLDS",
+        "SOLVER.MAX_ITER",
     }
     assert cfg.MODEL.META_ARCHITECTURE == "GuidedAnchorRetinaNet"
     assert cfg.MODEL.RETINANET.IOU_LABELS == [0, -1, 1]
