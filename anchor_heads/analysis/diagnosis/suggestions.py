@@ -54,10 +54,11 @@ def reach_more(
         left = anchors.num_unreached(to_reach.enlarged(factor))
         if left > MOST_LEFT * len(to_reach):
             continue
-        if anchors.num_unreached(case.data.objects.enlarged(factor)) <= most:
+        unreached = ~anchors.coverage(case.data.objects.enlarged(factor)).reached
+        if unreached.sum() <= most:
             changes = _input_sizes(case.cfg, factor) if factor != 1 else {}
             changes |= {SIZES: anchors.sizes} if fitted else {}
-            return Suggestion(changes, _effect(case, found, anchors, factor))
+            return Suggestion(changes, _effect(case, found, unreached, factor))
     tried = ["other anchor sizes"]
     if enlargements:
         tried.append(f"images up to {max(enlargements):g} times as large")
@@ -71,7 +72,8 @@ def better_aspect_ratios(case: DiagnosisInput, found: np.ndarray) -> Suggestion:
     anchors = case.anchors.with_aspect_ratios_of(case.data.objects[found])
     ratios = anchors.aspect_ratios
     shared = ratios[:1] if all(x == ratios[0] for x in ratios) else ratios
-    return Suggestion({ASPECT_RATIOS: shared}, _effect(case, found, anchors))
+    unreached = ~anchors.coverage(case.data.objects).reached
+    return Suggestion({ASPECT_RATIOS: shared}, _effect(case, found, unreached))
 
 
 def rebalance_levels(case: DiagnosisInput) -> Suggestion:
@@ -110,8 +112,7 @@ def _input_sizes(cfg, factor):
     return changes
 
 
-def _effect(case, found, anchors, factor=1):
-    unreached = ~anchors.coverage(case.data.objects.enlarged(factor)).reached
+def _effect(case, found, unreached, factor=1):
     pixels = f" Images have {factor**2:.3g} times as many pixels." if factor != 1 else ""
     return (
         f"With this {unreached[found].sum()} of them would not be reached, and {unreached.sum()} "
