@@ -199,6 +199,23 @@ def train(args, *hooks: HookBase, prepare=lambda trainer: None) -> Trainer:
     return trainer
 
 
+def trainer_for(config, *overrides) -> Trainer:
+    """A trainer that has not started."""
+    with loggers_as_before():
+        return Trainer(setup(arguments(config, *overrides)))
+
+
+def last_metrics(folder) -> dict:
+    """All that metrics.json says, later lines over earlier ones."""
+    lines = (Path(folder) / "metrics.json").read_text().splitlines()
+    return {key: value for line in lines for key, value in json.loads(line).items()}
+
+
+def finite_gradients(model):
+    """Whether all that is trained has a gradient, of finite numbers."""
+    return all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 def train_and_record(args) -> None:
     train(args, Record(args.record))
 
@@ -208,8 +225,3 @@ if __name__ == "__main__":
     parsed = argument_parser().parse_args(command_line)
     parsed.record = record
     launch(train_and_record, parsed)
-
-
-def finite_gradients(model):
-    """Whether all that is trained has a gradient, of finite numbers."""
-    return all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)

@@ -99,6 +99,7 @@ STEPS = {"receipts": {
         "free_anchor_l1": "localisation likelihood from smooth L1, as published",
         "free_anchor_t4": "boxes count from IoU 0.4 on",
         "free_anchor_lr2": "twice the learning rate",
+        "free_anchor_clip5": "gradients clipped at 5",
     }),
     "GA-RetinaNet": ("AP", {
         "ga_retinanet": "recipe",
@@ -108,6 +109,7 @@ STEPS = {"receipts": {
         "ga_retinanet_half": "sizes of half, 8 to 102 pixels",
         "ga_retinanet_small": "sizes for the smallest objects, 6 to 406 pixels",
         "ga_retinanet_lr2": "twice the learning rate",
+        "ga_retinanet_clip5": "gradients clipped at 5",
     }),
     "DA-RetinaNet": ("AP", {
         "da_retinanet": "recipe",
@@ -126,6 +128,15 @@ STEPS = {"receipts": {
         "free_anchor_w2": "IoU^2 as localisation likelihood",
         "free_anchor_w075": "IoU^0.75 as localisation likelihood",
         "free_anchor_l1": "localisation likelihood from smooth L1, as published",
+    }),
+}, "aquarium": {
+    "FreeAnchor": ("AP", {
+        "free_anchor": "recipe",
+        "free_anchor_bag20": "20 anchors in a bag",
+        "free_anchor_alpha": "negative term three times the weight of the positive",
+        "free_anchor_t4": "boxes count from IoU 0.4 on",
+        "free_anchor_lr2": "twice the learning rate",
+        "free_anchor_clip5": "gradients clipped at 5",
     }),
 }}  # fmt: skip
 COMMAND = "python docs/own_data/measure.py --data DIR --weights tf_efficientnet_lite0.pth"
@@ -157,7 +168,7 @@ def setting(data: str, runs: Runs, names: dict[str, str]) -> str:
     spread = (
         " Mean (minimum to maximum) over the seeds, whose number is in parentheses after the model."
         if several
-        else " Seed 0."
+        else f" Seed {one['seed']}."
     )
     images = f"{one['batch']} image{'s' * (one['batch'] > 1)}"
     return (

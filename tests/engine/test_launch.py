@@ -55,6 +55,38 @@ def write_averaged_statistics(path):
 
 
 @pytest.mark.parametrize(
+    "num_gpus, found, overrides, message",
+    [
+        (2, 1, ["MODEL.DEVICE", "cuda"], "--num-gpus is 2.* finds 1 .*MODEL.DEVICE cpu"),
+        (2, 0, [], "--num-gpus is 2.* finds 0 .*MODEL.DEVICE cpu"),
+        (1, 0, ["MODEL.DEVICE", "cuda"], "MODEL.DEVICE is cuda, but PyTorch finds no GPU"),
+    ],
+)
+def test_gpus_that_are_asked_for_must_be_there(
+    make_config, monkeypatch, num_gpus, found, overrides, message
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    config = make_config("FreeAnchorRetinaNet", "MODEL.DEVICE", "cuda")
+    with pytest.raises(ValueError, match=message):
+        launch(print, arguments(config, *overrides, flags=("--num-gpus", str(num_gpus))))
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--num-gpus", "-1"], "--num-gpus is -1; it must be at least 1"),
+        (["--num-machines", "0"], "--num-machines is 0; it must be at least 1"),
+        (["--num-machines", "2", "--machine-rank", "2"], "--machine-rank is 2; .* from 0 to 1"),
+        (["--num-machines", "2"], "--dist-url is auto; for several machines it must be the addr"),
+    ],
+)
+def test_numbers_of_machines_and_processes(make_config, flags, message):
+    with pytest.raises(ValueError, match=message):
+        launch(print, arguments(make_config(), flags=tuple(flags)))
+
+
+@pytest.mark.parametrize(
     "how, message", [("killed", "exit code 7"), ("raises", "LookupError: the error of process 1")]
 )
 def test_a_process_that_fails_ends_the_others(tmp_path, monkeypatch, how, message):
