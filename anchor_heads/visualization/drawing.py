@@ -34,6 +34,7 @@ COLORMAP = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.2, 1, 256
 _DPI = 100  # an inch has 72 points
 _FONT_SIZE = 9  # points
 _CHARACTER = 7  # pixels that a character is wide
+_MIN_PANEL_SIZE = (100, 200)  # height and width that leave room for legend and caption
 _TEXT_HEIGHT = 150  # pixels that caption and legend have at most; what is left is cut off
 
 
@@ -195,7 +196,7 @@ def draw_panels(panels: Sequence[Panel], columns: int) -> np.ndarray:
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    height, width = np.max([panel.image.shape[:2] for panel in panels], axis=0)
+    height, width = np.max([_MIN_PANEL_SIZE, *(x.image.shape[:2] for x in panels)], axis=0)
     size = np.array([columns * width, rows * (height + _TEXT_HEIGHT)])
     figure = Figure(size / _DPI, _DPI, layout="compressed")
     all_axes = figure.subplots(rows, columns, squeeze=False).ravel()

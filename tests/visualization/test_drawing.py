@@ -160,6 +160,21 @@ def test_a_panel_is_below_its_caption_and_above_its_legend():
     assert len(legend) - grey_rows[2][-1] > len(plain) - grey_rows[0][-1] + 30
 
 
+@pytest.mark.parametrize("height, width", [(600, 5), (5, 600), (1, 1)])
+def test_captions_and_legends_of_narrow_images_can_be_read(height, width):
+    plain, captioned, whole = (
+        draw_panels([Panel(image(height, width), *text)], columns=1)
+        for text in ([""], ["a caption " * 3], ["a caption " * 3, "probability"])
+    )
+    assert plain.shape == pytest.approx((max(height, 100), max(width, 200), 3), abs=20)
+    grey = (whole == GREY).all(axis=2)
+    assert grey.any(axis=1).sum() == pytest.approx(height, rel=0.1, abs=2)
+    assert 10 < len(captioned) - len(plain) < 50  # one or two lines
+    colors = np.ptp(whole[-60:].astype(int), axis=2) > 50  # of the legend
+    assert colors.any(axis=0).sum() > 80
+    assert len(whole) > len(captioned)
+
+
 def test_the_threshold_is_lowered_where_no_detection_has_it():
     found = detections([[9, 9, 99, 99]] * 7, [0.1, 0.313, 0.02, 0.2, 0.05, 0.01, 0.15], [0] * 7)
     threshold, text = lowered_threshold(found, 0.5)
