@@ -13,11 +13,11 @@ from anchor_heads.checkpoint.convert import (
     without_unread_counters,
 )
 from anchor_heads.checkpoint.detectron2_loading import unknown_weights
-from anchor_heads.checkpoint.files import open_and_rename
 from anchor_heads.checkpoint.formats import Format
 from anchor_heads.checkpoint.read import Checkpoint, read_checkpoint
 from anchor_heads.checkpoint.target_model import TargetModel, difference, find_model, model_of
 from anchor_heads.data.coco_json import shorten
+from anchor_heads.files import open_and_rename
 
 
 def convert_file(

@@ -10,8 +10,8 @@ from typing import IO
 from detectron2.config import CfgNode
 
 from anchor_heads import engine
-from anchor_heads.checkpoint.files import open_and_rename
 from anchor_heads.export import ExportedPredictor, is_exported
+from anchor_heads.files import open_and_rename
 
 
 def add_config(

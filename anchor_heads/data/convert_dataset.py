@@ -10,10 +10,10 @@ import numpy as np
 import pycocotools.mask as mask_util
 import yaml
 
-from anchor_heads.checkpoint.files import open_and_rename
 from anchor_heads.data.coco_json import cleaning_of
 from anchor_heads.data.image_files import read_headers
 from anchor_heads.data.other_formats import VOC, YOLO, recognize_format
+from anchor_heads.files import open_and_rename
 
 SPLITS = ("train", "val", "valid", "trainval", "test")
 

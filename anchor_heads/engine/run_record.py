@@ -18,7 +18,7 @@ from detectron2.utils.collect_env import collect_env_info
 
 import anchor_heads
 from anchor_heads import _layout
-from anchor_heads.checkpoint.files import open_and_rename
+from anchor_heads.files import open_and_rename
 
 RECORD, ENVIRONMENT = "run.json", "environment.txt"
 

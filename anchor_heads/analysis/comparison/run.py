@@ -19,8 +19,8 @@ from anchor_heads.analysis.comparison.page import draw_pictures, html_page
 from anchor_heads.analysis.comparison.summary import describe_objects, summarize
 from anchor_heads.analysis.model_analysis import Counts, analyze_model
 from anchor_heads.analysis.reports import environment, markdown_table
-from anchor_heads.checkpoint.files import open_and_rename
 from anchor_heads.data.checks import check_datasets
+from anchor_heads.files import open_and_rename
 
 
 def compare(
