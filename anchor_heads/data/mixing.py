@@ -9,7 +9,6 @@ Shape shorthand in this module:
     P: number of keypoints
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -50,9 +49,6 @@ class Scene:
 
     image: np.ndarray
     objects: list[dict] = field(default_factory=list)
-
-    def __deepcopy__(self, memo):
-        return Scene(self.image.copy(), [copy.deepcopy(x, memo) for x in self.objects])
 
 
 class MixedImages(Dataset):

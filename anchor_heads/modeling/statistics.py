@@ -5,15 +5,11 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 
-def put_scalars(values: dict[str, Tensor]) -> list[float]:
+def put_scalars(values: dict[str, Tensor]) -> None:
     """Put scalars into the event storage with one transfer from the device.
 
     Args:
         values (dict[str, Tensor]): scalars of any type, all on one device.
-
-    Returns:
-        list[float]: the scalars.
     """
     numbers = torch.stack([x.detach().float() for x in values.values()]).tolist()
     get_event_storage().put_scalars(**dict(zip(values, numbers, strict=True)))
-    return numbers

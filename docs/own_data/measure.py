@@ -6,7 +6,7 @@ DIR has a folder for each data set with train.json, test.json and images/. Every
 docs/own_data/runs.txt that has no result file yet is trained and evaluated in a process of its own;
 its result goes to docs/own_data/results/<data set>/<model>-<seed>.json, its config and weights to
 the folder of that name. All runs on a data set have the same backbone, images, input size and
-schedule. Arguments after -- are overrides of the budget.
+schedule, unless their line of the list overrides them.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def evaluate(cfg, model, tuning: bool) -> dict:
     data = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     coco = COCO(data.json_file)
     images = sorted(coco.getImgIds())
-    step = len(images) // TEST_IMAGES
+    step = max(1, len(images) // TEST_IMAGES)
     images = set(images[step // 2 if tuning else 0 :: step][:TEST_IMAGES])
     overlaps, ratios, detections, counted = defaultdict(list), [], [], 0
     for (inputs,) in Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0]):

@@ -3,5 +3,5 @@
 - ``measure``: the numbers of one image and one model.
 - ``summary``: from the numbers of the images to those of the data set.
 - ``run``: all images in turn; a stopped comparison continues.
-- ``tables``, ``page``: what people read. ``page.html`` defines the numbers.
+- ``page``: what people read. ``page.html`` defines the numbers.
 """
