@@ -163,6 +163,15 @@ def add_output(
     add_force(parser)
 
 
+def add_class_names(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--class-names",
+        type=lambda names: [name.strip() for name in names.split(",")],
+        metavar="NAMES",
+        help="names of the model's classes, with commas between (default: those it was trained on)",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on, as the type of an argument."""
     value = int(text)

@@ -11,8 +11,15 @@ torch and torchvision. docs/export.md has examples.
 
 import os
 
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, positive
-from anchor_heads.cli.inputs import find_sources
+from anchor_heads.cli.arguments import (
+    add_class_names,
+    add_config,
+    add_output,
+    check_outputs,
+    load_config,
+    positive,
+)
+from anchor_heads.cli.inputs import find_images
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.export import SUFFIXES, check_format, describe, export_model
 from anchor_heads.predictor import load_predictor, renamed
@@ -55,18 +62,16 @@ def add_arguments(parser):
         metavar="IMAGE",
         help="images or folders that int8 is calibrated on; some dozens like those of the use",
     )
-    parser.add_argument(
-        "--class-names",
-        type=lambda names: [name.strip() for name in names.split(",")],
-        metavar="NAMES",
-        help="names of the model's classes, with commas between (default: those it was trained on)",
-    )
+    add_class_names(parser)
 
 
 def run(args) -> None:
     check_format(args.output, args.format)
     if args.precision == "int8" and not (args.format == "onnx" and args.calibration_images):
         raise ValueError("--precision int8 needs --format onnx and --calibration-images")
+    if args.calibration_images and args.precision != "int8":
+        raise ValueError("--calibration-images are for --precision int8")
+    images = find_images(args.calibration_images)
     cfg = load_config(args)
     check_outputs([args.output], filter(None, [args.weights]), args.force)
     cfg.MODEL.DEVICE = "cpu"
@@ -89,8 +94,7 @@ def run(args) -> None:
     if args.precision == "int8":
         from anchor_heads.export.int8 import quantize
 
-        images = (x for source in find_sources(args.calibration_images) for x in source.frames())
-        quantize(args.output, images)
+        quantize(args.output, (x for image in images for x in image.frames()))
     megabytes = os.path.getsize(args.output) / 1e6
     names = ", ".join(category["name"] for category in categories)
     print(f"Wrote {args.output}: {args.format}, {megabytes:.0f} MB, classes {names}")

@@ -1,4 +1,4 @@
-"""What predict reads: image files, video files and a camera."""
+"""What commands read: image files, video files and a camera."""
 
 import glob
 import os
@@ -97,6 +97,26 @@ def find_sources(inputs: Iterable[str], output_folder: str | None = None) -> lis
                 name = os.path.relpath(file, path) if is_folder else os.path.basename(file)
                 sources.setdefault(os.path.realpath(file), Source(file, name))
     return list(sources.values())
+
+
+def find_images(inputs: Iterable[str], output_folder: str | None = None) -> list[Source]:
+    """Like :func:`find_sources`, of images alone. Videos are left out, and named.
+
+    Raises:
+        FileNotFoundError: see :func:`find_sources`.
+        ValueError: if there is no image.
+    """
+    sources = find_sources(inputs, output_folder)
+    images = [source for source in sources if not source.is_video]
+    if sources and not images:
+        raise ValueError(
+            f"there is no image among the inputs, and {sources[0].label} is a video: only "
+            "anchor-heads predict reads videos"
+        )
+    for source in sources:
+        if source.is_video:
+            print(f"Skipped {source.label}: only anchor-heads predict reads videos")
+    return images
 
 
 def _in_folder(folder: str, output_folder: str | None) -> list[str]:

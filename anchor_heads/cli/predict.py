@@ -26,7 +26,14 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, score
+from anchor_heads.cli.arguments import (
+    add_class_names,
+    add_config,
+    add_output,
+    check_outputs,
+    load_config,
+    score,
+)
 from anchor_heads.cli.errors import INTERRUPTED
 from anchor_heads.cli.inputs import Source, find_sources, match_images
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
@@ -53,12 +60,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--annotations", metavar="FILE", help="COCO annotation file that has the ids of the images"
     )
-    parser.add_argument(
-        "--class-names",
-        type=lambda names: [name.strip() for name in names.split(",")],
-        metavar="NAMES",
-        help="names of the model's classes, with commas between (default: those it was trained on)",
-    )
+    add_class_names(parser)
 
 
 def run(args) -> int:

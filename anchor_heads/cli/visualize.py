@@ -2,7 +2,8 @@
 
 - The location probability of each level, of models that predict it (Guided Anchoring).
 - Anchors. Guided Anchoring: the best that pass its filter. FreeAnchor: each object's bag, coloured
-  by likelihood. RetinaNet and RPN: those that matching gives to the objects.
+  by likelihood. Dynamic Anchor, RetinaNet and RPN: those assigned to an object by their IoU with
+  it, from which class and box are learned.
 - The detections, or the best proposals.
 
 The objects are the annotated ones where the image belongs to DATASETS.TEST or DATASETS.TRAIN, else
@@ -14,7 +15,7 @@ the model's own detections or best proposals.
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, score
-from anchor_heads.cli.inputs import find_sources
+from anchor_heads.cli.inputs import find_images
 from anchor_heads.cli.outputs import picture_files, write_picture
 from anchor_heads.data.image_files import read_record_image
 from anchor_heads.data.image_records import ImageRecords
@@ -38,7 +39,7 @@ def run(args):
     if not args.inputs:
         raise ValueError("name at least one IMAGE")
     cfg = load_config(args)
-    images = [x for x in find_sources(args.inputs, args.output) if not x.is_video]
+    images = find_images(args.inputs, args.output)
     outputs = picture_files(images, args.output, ending="_anchors.png")
     read = [args.weights, *(image.label for image in images)]
     check_outputs(list(outputs.values()), filter(None, read), args.force)

@@ -12,6 +12,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad_command_lines")
     write_model(folder)
     (folder / "text.txt").write_text("hello")
+    (folder / "clip.mp4").touch()
     (folder / "empty").mkdir()
     voc = folder / "voc"
     (voc / "Annotations").mkdir(parents=True)
@@ -22,6 +23,7 @@ def folder(tmp_path_factory):
 
 
 MODEL = "--config-file config.yaml --weights model.pth"
+INT8 = "--precision int8 --calibration-images"
 # What is typed in the folder, and what is said.
 LINES = [
     ("foo", "invalid choice: 'foo'"),
@@ -51,6 +53,10 @@ LINES = [
     (f"show-detections {MODEL} --output x", "x does not end as a picture does"),
     (f"visualize {MODEL}", "name at least one IMAGE"),
     (f"visualize {MODEL} text.txt --output-dir x", "text.txt"),
+    (
+        f"visualize {MODEL} clip.mp4 --output-dir x",
+        "clip.mp4 is a video: only anchor-heads predict",
+    ),
     (f"visualize {MODEL} 0.png --output-dir x --score-threshold -1", "must be from 0 to 1"),
     ("diagnose --config-file config.yaml --json config.yaml --force", "would be overwritten"),
     ("diagnose --config-file text.txt", "text.txt is not a config"),
@@ -66,6 +72,9 @@ LINES = [
     (f"export {MODEL} --format onnx --output x.bin", ".onnx"),
     (f"export {MODEL} --format onnx --output x.onnx --size 0 0", "0 must be at least 1"),
     (f"export {MODEL} --format onnx --output x.onnx --precision int8", "--calibration-images"),
+    (f"export {MODEL} --format onnx --output x.onnx {INT8} none.png", "There is no file or folder"),
+    (f"export {MODEL} --format onnx --output x.onnx {INT8} clip.mp4", "there is no image among"),
+    (f"export {MODEL} --format onnx --output x.onnx --calibration-images 0.png", "are for --prec"),
     ("convert-weights no.pth x.pth", "There is no file"),
     ("convert-weights text.txt x.pth", "text.txt is not complete, or is not a PyTorch checkpoint"),
     ("convert-weights model.pth model.pth", "is the file to be converted"),

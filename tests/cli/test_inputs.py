@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from anchor_heads.cli.inputs import Source, find_sources, match_images
+from anchor_heads.cli.inputs import Source, find_images, find_sources, match_images
 from anchor_heads.data.image_files import ImageFileError
 
 
@@ -23,6 +23,14 @@ def test_folders_are_searched_with_all_below_them(tmp_path, write_video):
     assert [x.name for x in sources] == ["b.png", "a/1.png", "a/2.JPG", "a/clip.avi"]
     assert [x.is_video for x in sources] == [False, False, False, True]
     assert sources[1].label == str(tmp_path / "a/1.png")
+
+
+def test_where_only_images_can_be_read_videos_are_named(tmp_path, write_video, capsys):
+    image, video = write_image(tmp_path / "a.png"), write_video(tmp_path / "clip.avi")
+    assert [x.label for x in find_images([str(tmp_path)])] == [image]
+    assert capsys.readouterr().out == f"Skipped {video}: only anchor-heads predict reads videos\n"
+    with pytest.raises(ValueError, match=f"no image among the inputs, and {video} is a video"):
+        find_images([video])
 
 
 @pytest.mark.timeout(20)
