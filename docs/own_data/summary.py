@@ -122,7 +122,10 @@ STEPS = {"receipts": {
         "da_retinanet_clip5": "gradients clipped at 5",
     }),
 }, "bccd": {
-    "RetinaNet": ("AP", {"retinanet": "recipe"}),
+    "RetinaNet": ("AP", {
+        "retinanet": "recipe",
+        "retinanet_clip5": "gradients clipped at 5",
+    }),
     "FreeAnchor": ("AP", {
         "free_anchor": "recipe",
         "free_anchor_w2": "IoU^2 as localisation likelihood",
