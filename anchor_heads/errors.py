@@ -1,12 +1,24 @@
-"""Whose error an exception is: the user's, a library's, or a bug."""
+"""Messages of errors, and whose an error is: the user's, a library's, or a bug."""
 
 import dis
 import linecache
 import sys
 import traceback
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 
 LIBRARIES = {"detectron2", "fvcore", "timm", "torch", "torchvision"}
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message; the name of its type if it has none."""
+    return str(error).strip().partition("\n")[0].strip() or type(error).__name__
+
+
+def shorten(items: Sequence, limit: int = 10) -> str:
+    """The first ``limit`` items for a message, as "a, b, ..."."""
+    text = ", ".join(str(item) for item in items[:limit])
+    return f"{text}, ..." if len(items) > limit else text
 
 
 def is_user_error(error: Exception) -> bool:
@@ -37,7 +49,7 @@ def said_by_library(error: Exception) -> str:
         return ""
     code = raised_at.tb_frame.f_code
     source = linecache.getline(code.co_filename, raised_at.tb_lineno).strip()
-    return str(error).partition("\n")[0] or f"{code.co_qualname} has {source!r}"
+    return first_line(error) if str(error) else f"{code.co_name} has {source!r}"
 
 
 def _raised_at(error: Exception) -> TracebackType:

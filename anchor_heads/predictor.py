@@ -9,8 +9,8 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
 
 from anchor_heads.data.checks import check_input_format
-from anchor_heads.data.coco_json import shorten
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.errors import shorten
 from anchor_heads.export import ExportedPredictor, is_exported
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from anchor_heads.checkpoint.detectron2_loading import unknown_weights
 from anchor_heads.checkpoint.formats import Format
 from anchor_heads.checkpoint.read import Checkpoint, read_checkpoint
 from anchor_heads.checkpoint.target_model import TargetModel, difference, find_model, model_of
-from anchor_heads.data.coco_json import shorten
+from anchor_heads.errors import shorten
 from anchor_heads.files import open_and_rename
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from anchor_heads.checkpoint.convert import convert, recognize, without_unread_counters
 from anchor_heads.checkpoint.read import find_weights, safe_reading
 from anchor_heads.checkpoint.safe_pickle import load_pickle
-from anchor_heads.data.coco_json import shorten
+from anchor_heads.errors import shorten
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anchor_heads.data.coco_json import shorten
+from anchor_heads.errors import first_line, shorten
 
 # Entries of a checkpoint that contain the weights.
 ENTRIES = ("state_dict", "model")
@@ -95,7 +95,7 @@ def _what_it_is(file: str, error: Exception) -> str:
             return "empty"
         if start == _GIT_LFS:
             return "a pointer of Git LFS in place of the file: get it with git lfs pull"
-    reason = str(error).partition("\n")[0] if zipfile.is_zipfile(file) else ""
+    reason = first_line(error) if zipfile.is_zipfile(file) else ""
     reason = reason.partition(". In PyTorch")[0]  # which advises to let it run code
     return f"not complete, or is not a PyTorch checkpoint{reason and f' ({reason})'}"
 

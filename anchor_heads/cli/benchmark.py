@@ -30,6 +30,7 @@ from anchor_heads.cli.arguments import (
     load_configs,
     open_output,
 )
+from anchor_heads.errors import first_line
 
 
 def add_arguments(parser):
@@ -70,8 +71,9 @@ def check_options(args):
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {args.device} cannot be used here: {reason}") from None
+        raise ValueError(
+            f"--device {args.device} cannot be used here: {first_line(error)}"
+        ) from None
 
 
 def workloads(args) -> list[Workload]:

@@ -29,7 +29,8 @@ from anchor_heads.data.coco_format import (
     check_name,
     register_coco_format,
 )
-from anchor_heads.data.coco_json import cleaning_of, describe, shorten
+from anchor_heads.data.coco_json import cleaning_of, describe
+from anchor_heads.errors import shorten
 
 logger = logging.getLogger(__name__)
 

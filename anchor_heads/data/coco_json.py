@@ -20,6 +20,7 @@ from anchor_heads.data.coco_fields import (
     Unusable,
     read_field,
 )
+from anchor_heads.errors import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -364,8 +365,3 @@ def _complete(annotations):
     for annotation in with_keypoints:
         keypoints = annotation["keypoints"] = annotation.get("keypoints") or not_labelled
         annotation["num_keypoints"] = sum(visibility > 0 for visibility in keypoints[2::3])
-
-
-def shorten(items, limit=10):
-    text = ", ".join(str(item) for item in items[:limit])
-    return f"{text}, ..." if len(items) > limit else text

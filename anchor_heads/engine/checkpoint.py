@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from anchor_heads._private import forget_refused_load
 from anchor_heads.checkpoint.detectron2_loading import read_pickled_weights, read_weights
 from anchor_heads.checkpoint.read import safe_reading
-from anchor_heads.data.coco_json import shorten
+from anchor_heads.errors import shorten
 from anchor_heads.files import open_and_rename
 
 LAST_CHECKPOINT = "last_checkpoint"

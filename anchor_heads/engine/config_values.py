@@ -26,6 +26,7 @@ from detectron2.modeling import (
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from anchor_heads.config import get_cfg
+from anchor_heads.errors import first_line
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes, flattened, is_number
 
 # What each number in the values of some keys must be -> how to see it, and which keys.
@@ -272,7 +273,7 @@ def check_device(key: str, name: str) -> None:
         if not name.startswith("cuda"):
             torch.empty(0, device=name)
     except (RuntimeError, NotImplementedError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(
             f"{key} is {name!r}, and PyTorch cannot use it ({reason}). Write cpu or cuda."
         ) from None

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 
 from anchor_heads.engine.lazy import is_lazy, load_lazy_config
 from anchor_heads.engine.setup import load_config, merge_config
-from anchor_heads.errors import is_user_error
+from anchor_heads.errors import first_line, is_user_error
 
 GRACE_SECONDS = 15  # for the other processes to save and end, once one has failed
 REPORT_SECONDS = 30
@@ -145,7 +145,7 @@ def _serve(host: str, port: int, limit: timedelta) -> dist.TCPStore:
         return dist.TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=limit)
     except RuntimeError as error:
         raise ValueError(
-            f"This machine cannot be met at {host}:{port} ({_first_line(error)}). Is the port "
+            f"This machine cannot be met at {host}:{port} ({first_line(error)}). Is the port "
             "taken? Write another one in --dist-url, on every machine."
         ) from None
 
@@ -246,13 +246,13 @@ def _connect(address: tuple[str, int], limit: timedelta, says_so: bool) -> dist.
             if says_so:
                 print(
                     f"Waiting for the machine with --machine-rank 0 at {address[0]}:{address[1]} "
-                    f"({_first_line(error)}).",
+                    f"({first_line(error)}).",
                     flush=True,
                 )
             if time.monotonic() >= deadline:
                 raise TimeoutError(
                     f"The machine with --machine-rank 0 could not be met at "
-                    f"{address[0]}:{address[1]} in {limit} ({_first_line(error)})."
+                    f"{address[0]}:{address[1]} in {limit} ({first_line(error)})."
                 ) from None
 
 
@@ -273,7 +273,3 @@ def _wait_for_all(
             reported = now
             print(f"Waiting for {missing}.", flush=True)
         time.sleep(0.1)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

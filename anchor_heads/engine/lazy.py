@@ -23,7 +23,7 @@ from anchor_heads.engine.config_values import check_device
 from anchor_heads.engine.resume import check_resumed_state, whole_state
 from anchor_heads.engine.setup import check_is_unused
 from anchor_heads.engine.train_step import TrainStep
-from anchor_heads.errors import said_by_library
+from anchor_heads.errors import first_line, said_by_library
 from anchor_heads.modeling.distributed import for_all_processes
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -66,7 +66,7 @@ def load_lazy_config(args: Namespace) -> DictConfig:
     except Exception as error:  # it runs, and may raise anything
         lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == file]
         place = f" in line {lines[-1]}" if lines else ""
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
         raise ValueError(f"{args.config_file} cannot be loaded: {reason}{place}.") from error
     _check_parts(cfg, args.config_file)
     cfg = _with_overrides(cfg, args.opts)
@@ -97,7 +97,7 @@ def _with_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
     try:
         return LazyConfig.apply_overrides(cfg, overrides)
     except Exception as error:  # of the parser of values
-        raise ValueError(f"{' '.join(overrides)}: {_first_line(error)}.") from error
+        raise ValueError(f"{' '.join(overrides)}: {first_line(error).rstrip('.')}.") from error
 
 
 def _check_train(train: DictConfig) -> None:
@@ -116,10 +116,6 @@ def _check_train(train: DictConfig) -> None:
             f"train.device is {train.device}, but PyTorch finds no GPU. Write train.device=cpu to "
             "run without one."
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
 
 
 def _made(cfg: DictConfig, name: str):

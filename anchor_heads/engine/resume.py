@@ -14,6 +14,7 @@ from detectron2.solver import LRMultiplier
 from torch import nn
 
 from anchor_heads.engine.checkpoint import read_entries
+from anchor_heads.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def whole_state(path: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = first_line(error)
         raise ValueError(
             f"--resume: {path} has no state of a training, or not all of it "
             f"({type(error).__name__}: {reason}). To start from its weights, name it in "

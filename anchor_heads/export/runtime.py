@@ -14,6 +14,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 
 from anchor_heads.config import get_cfg
+from anchor_heads.errors import first_line
 
 from .formats import METADATA_FILE, SUFFIXES, require
 
@@ -110,10 +111,10 @@ def onnx_session(path: str):
     except errors.NotImplemented as error:
         raise ValueError(
             f"onnxruntime {onnxruntime.__version__} lacks an operator of {path}: export the model "
-            f"with --plain-operators, or install a newer onnxruntime ({_first_line(error)})"
+            f"with --plain-operators, or install a newer onnxruntime ({first_line(error)})"
         ) from error
     except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail) as error:
-        raise ValueError(f"{path} is not an ONNX model: {_first_line(error)}") from error
+        raise ValueError(f"{path} is not an ONNX model: {first_line(error)}") from error
 
 
 def _load_onnx(path):
@@ -130,7 +131,7 @@ def _load_torchscript(path):
             warnings.simplefilter("ignore")  # of TorchScript's age
             model = torch.jit.load(path, "cpu", files)
     except RuntimeError as error:
-        raise ValueError(f"{path} is not a TorchScript model: {_first_line(error)}") from error
+        raise ValueError(f"{path} is not a TorchScript model: {first_line(error)}") from error
     return _run_module(model), json.loads(files[METADATA_FILE] or "{}")
 
 
@@ -139,7 +140,7 @@ def _load_torch_export(path):
     try:
         model = torch.export.load(path, extra_files=files).module()
     except (RuntimeError, BadZipFile) as error:
-        raise ValueError(f"{path} is not a torch.export model: {_first_line(error)}") from error
+        raise ValueError(f"{path} is not a torch.export model: {first_line(error)}") from error
     return _run_module(model), json.loads(files[METADATA_FILE] or "{}")
 
 
@@ -149,7 +150,3 @@ def _run_module(model) -> Callable:
         return model(torch.from_numpy(image))
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -12,6 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from torch import nn
 
+from anchor_heads.errors import first_line
 from anchor_heads.modeling.backbone import build_fpn_p6, build_fpn_p6p7
 
 __all__ = [
@@ -182,7 +183,7 @@ def build_timm_backbone(cfg: CfgNode) -> TimmBackbone:
     except (OSError, ImportError) as error:
         raise FileNotFoundError(
             f"The weights of timm's {node.NAME} cannot be downloaded "
-            f"({str(error).splitlines()[0]}). Put {_source(record)} into a file and name it in "
+            f"({first_line(error)}). Put {_source(record)} into a file and name it in "
             "MODEL.TIMM.CHECKPOINT, name a checkpoint of the whole model in MODEL.WEIGHTS, or "
             "train from scratch with MODEL.TIMM.PRETRAINED False."
         ) from None
@@ -190,7 +191,7 @@ def build_timm_backbone(cfg: CfgNode) -> TimmBackbone:
         raise ValueError(
             f"MODEL.TIMM.NAME {node.NAME} cannot be built"
             f"{f' with the weights in {node.CHECKPOINT}' if node.CHECKPOINT else ''}: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     return TimmBackbone(net, freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT, norm_eval=node.NORM_EVAL)
 

@@ -20,8 +20,9 @@ from anchor_heads.analysis.diagnosis.suggestions import (
 from anchor_heads.analysis.diagnosis.training_data import short_side
 from anchor_heads.analysis.recipe import recipe
 from anchor_heads.data.checks import num_classes_key
-from anchor_heads.data.coco_json import CONVERTED, shorten
+from anchor_heads.data.coco_json import CONVERTED
 from anchor_heads.data.image_files import STORED_FRAME
+from anchor_heads.errors import shorten
 from anchor_heads.modeling.timm_backbone import is_pretrained_by_timm
 
 # An error ruins the training, a warning costs accuracy, a note is worth knowing.
