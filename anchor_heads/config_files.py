@@ -5,6 +5,9 @@ A shipped name is a path below ``configs/``, such as "free_anchor/free_anchor_R_
 
 import difflib
 import os
+import re
+from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +29,8 @@ class ConfigFileError(ValueError):
 class Config(CfgNode):
     """Detectron2's config node, whose files run no code.
 
-    A file is named by its path or, if it is shipped, by its name; ``_BASE_`` likewise.
+    A file is named by its path or, if it is shipped, by its name; ``_BASE_`` likewise. Keys of the
+    type float take whole numbers, too, which become floats.
     """
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
@@ -64,7 +68,15 @@ class Config(CfgNode):
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """Same as Detectron2's, also with nodes that other packages have added to this one."""
         _adopt(self)
-        super().merge_from_other_cfg(cfg_other)
+        super().merge_from_other_cfg(_with_floats(cfg_other, self))
+
+    def merge_from_list(self, cfg_list: list) -> None:
+        """Same as Detectron2's."""
+        cfg_list = list(cfg_list)
+        for i, key in enumerate(cfg_list[:-1:2]):
+            with suppress(AttributeError):  # there is no such key, as is said below
+                cfg_list[2 * i + 1] = _as_float(cfg_list[2 * i + 1], attrgetter(key)(self))
+        super().merge_from_list(cfg_list)
 
 
 def _adopt(node: CfgNode) -> None:
@@ -73,6 +85,23 @@ def _adopt(node: CfgNode) -> None:
         if isinstance(value, CfgNode):
             node[name] = value = value if isinstance(value, Config) else Config(value)
             _adopt(value)
+
+
+def _with_floats(node: CfgNode, known: CfgNode) -> CfgNode:
+    """A copy of a node, with floats where ``known`` has them."""
+    node = node.clone()
+    for name, value in node.items():
+        if isinstance(value, CfgNode) and isinstance(known.get(name), CfgNode):
+            node[name] = _with_floats(value, known[name])
+        else:
+            node[name] = _as_float(value, known.get(name))
+    return node
+
+
+def _as_float(value, known):
+    """A whole number, or text of one, as a float if ``known`` is one; all else as it is."""
+    is_whole = type(known) is float and re.fullmatch(r"[+-]?\d+", str(value))
+    return float(value) if is_whole else value
 
 
 def list_configs() -> list[str]:

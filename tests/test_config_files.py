@@ -1,6 +1,9 @@
 """Config files: found by path or name, read without running code."""
 
+from operator import attrgetter
+
 import pytest
+import yaml
 from detectron2 import model_zoo as detectron2_model_zoo
 from detectron2.config import CfgNode
 
@@ -26,6 +29,40 @@ def test_a_base_beside_the_file_goes_before_a_shipped_one(tmp_path):
     (tmp_path / "quick_start/free_anchor").write_text("SEED: 5")
     cfg = merged(tmp_path / "mine.yaml", "_BASE_: quick_start/free_anchor")
     assert (cfg.SEED, cfg.SOLVER.OPTIMIZER) == (5, "SGD")
+
+
+FLOATS = {"SOLVER.MAX_EPOCHS": 12, "INPUT.MOSAIC": 1, "SOLVER.BASE_LR": 0, "SOLVER.GAMMA": -1}
+
+
+@pytest.mark.parametrize("as_written", [int, str])
+def test_whole_numbers_are_taken_for_floats(tmp_path, as_written):
+    values = {key: as_written(value) for key, value in FLOATS.items()}
+    from_list = get_cfg()
+    from_list.merge_from_list([x for pair in values.items() for x in pair])
+    nested = {"SOLVER": {}, "INPUT": {}}
+    for key, value in values.items():
+        group, name = key.split(".")
+        nested[group][name] = value
+    for cfg in (from_list, merged(tmp_path / "mine.yaml", yaml.safe_dump(nested))):
+        for key, value in FLOATS.items():
+            found = attrgetter(key)(cfg)
+            assert (type(found), found) == (float, value), key
+        assert "MAX_EPOCHS: 12.0" in cfg.dump()
+    assert nested["SOLVER"]["MAX_EPOCHS"] == as_written(12)  # as it was given
+
+
+@pytest.mark.parametrize("value", ["True", "abc", "[1]", True])
+def test_only_numbers_are_taken_for_floats(tmp_path, value):
+    with pytest.raises(ValueError, match="MAX_EPOCHS"):
+        get_cfg().merge_from_list(["SOLVER.MAX_EPOCHS", value])
+    with pytest.raises(ValueError, match="MAX_EPOCHS is of the wrong type"):
+        merged(tmp_path / "mine.yaml", f"SOLVER: {{MAX_EPOCHS: {value}}}")
+
+
+@pytest.mark.parametrize("key", ["SOLVER.NOTHING", "SOLVER.STEPS.X", "NOTHING.X"])
+def test_keys_that_there_are_not(key):
+    with pytest.raises(AssertionError, match=f"Non-existent key: {key}"):
+        get_cfg().merge_from_list([key, 1])
 
 
 def test_several_bases_and_a_shipped_name_to_merge(tmp_path):

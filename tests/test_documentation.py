@@ -93,6 +93,14 @@ def test_config_keys_exist(page):
     assert [key for key in KEY.findall(text) if not set(alternatives(key)) <= known.keys()] == []
 
 
+def test_documented_values_are_taken(page):
+    """Of the keys and values in sentences, such as `SEED 1`."""
+    code = CODE.findall(CODE_BLOCK.sub("", page.read_text("utf-8")))
+    cfg = get_cfg()
+    for override in filter(re.compile(rf"{KEY.pattern} [^{{}}]+").fullmatch, code):
+        cfg.merge_from_list(shlex.split(override))
+
+
 def test_every_function_that_adds_keys_is_in_their_reference():
     page = (ROOT / "docs/config_keys.md").read_text()
     functions = re.findall(r"^    ([\w.]+)\(cfg\)", inspect.getsource(get_cfg), re.MULTILINE)
