@@ -59,8 +59,8 @@ def add_run_config(cfg: CfgNode) -> None:
     # Whether SOLVER.BIAS_LR_FACTOR and WEIGHT_DECAY_BIAS also apply to the biases of norms and of
     # the layers that predict offsets of deformable convolutions, as in Detectron2 but not in mmcv.
     cfg.SOLVER.BIAS_RULE_FOR_ALL = True
-    # Metric by which the best of the evaluated models is kept as model_best.pth, such as "bbox/AP";
-    # higher is better. "" = none is kept.
+    # Metric by which the best of the evaluated models is kept as model_best.pth, such as "bbox/AP",
+    # or "bbox_EMA/AP" for the average of the weights; higher is better. "" = none is kept.
     cfg.TEST.BEST_METRIC = ""
     # Folder for the evaluated images with drawn detections. "" = none.
     cfg.TEST.SHOW_DIR = ""

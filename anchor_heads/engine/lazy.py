@@ -37,8 +37,13 @@ TRAIN = {
     "amp.enabled": bool,
     "checkpointer.period": int,
 }
-# These may be missing or None.
-OPTIONAL = {"init_checkpoint": str, "seed": int, "cudnn_benchmark": bool, "float32_precision": str}
+# Those that may be missing or None -> what they are then.
+OPTIONAL = {
+    "init_checkpoint": "",
+    "seed": -1,
+    "cudnn_benchmark": False,
+    "float32_precision": "",
+}
 
 
 def is_lazy(config_file: str) -> bool:
@@ -71,6 +76,9 @@ def load_lazy_config(args: Namespace) -> DictConfig:
     _check_parts(cfg, args.config_file)
     cfg = _with_overrides(cfg, args.opts)
     _check_parts(cfg, args.config_file)
+    for key, default in OPTIONAL.items():
+        if cfg.train.get(key) is None:
+            cfg.train[key] = default
     _check_train(cfg.train)
     return cfg
 
@@ -101,9 +109,9 @@ def _with_overrides(cfg: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def _check_train(train: DictConfig) -> None:
-    for key, kind in (TRAIN | OPTIONAL).items():
+    for key, kind in (TRAIN | {key: type(x) for key, x in OPTIONAL.items()}).items():
         value = OmegaConf.select(train, key)
-        if value is not None and type(value) is not kind:
+        if type(value) is not kind:
             raise ValueError(f"train.{key} is {value!r}; it must be of the type {kind.__name__}.")
     for key in ("max_iter", "log_period", "checkpointer.period"):
         if OmegaConf.select(train, key) < 1:
@@ -138,7 +146,7 @@ def train_or_evaluate_lazy(args: Namespace) -> dict | None:
     if args.eval_only:
         checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)
         random_weights = vars(args).get("random_weights", False)
-        checkpointer.load_to_evaluate(_initial_weights(cfg), random_weights)
+        checkpointer.load_to_evaluate(cfg.train.init_checkpoint, random_weights)
         return _evaluate(cfg, model)
     _train(cfg, model, args.resume)
     return None
@@ -151,7 +159,7 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
     step = TrainStep(
         model,
         optimizer,
-        seed=max(cfg.train.get("seed", -1), 0),
+        seed=max(cfg.train.seed, 0),
         mixed_precision=cfg.train.amp.enabled,
     )
     step.data_loader = instantiate(cfg.dataloader.train)
@@ -174,12 +182,8 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
             check_resumed_state(path, read_entries(path)["trainer"], optimizer)
             checkpointer.load(path, complete=True)
     else:
-        checkpointer.load(_initial_weights(cfg), checkpointables=[])
+        checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
     step.train(step.iter + 1 if path else 0, cfg.train.max_iter)
-
-
-def _initial_weights(cfg: DictConfig) -> str:
-    return cfg.train.get("init_checkpoint") or ""
 
 
 def _evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:

@@ -201,7 +201,7 @@ class Trainer(DefaultTrainer):
         saving, evaluating = rest[:evaluation], [EvalHook(cfg.TEST.EVAL_PERIOD, self._test_model)]
         writing = rest[evaluation + 1 :]
 
-        models = [model]
+        models, best = [model], model
         before_saving: list[HookBase | None] = []
         if cfg.SOLVER.EMA_DECAY:
             average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
@@ -209,12 +209,14 @@ class Trainer(DefaultTrainer):
             before_saving.append(average)
             saving.append(self._saver_of_average(average))
             evaluating.append(EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._test_average(average)))
+            if _is_of_average(cfg):
+                best = average.average.module
         self._batch_norms = AverageBatchNorms(models, periods)
         self._end_of_step = EndOfStep(self._save_on_signal)
         before_saving += [self._end_of_step, precise_norms, self._batch_norms]
         evaluating.append(EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model)))
         if cfg.TEST.BEST_METRIC and comm.is_main_process():
-            checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
+            checkpointer = AtomicCheckpointer(best, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
             evaluating.append(
                 BestCheckpointer(cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC)
             )
@@ -282,7 +284,7 @@ class Trainer(DefaultTrainer):
         elif self.start_iter:
             logger.warning("This data loader cannot be resumed: it starts anew.")
         try:
-            return super().train()
+            TrainerBase.train(self, self.start_iter, self.max_iter)
         except EndOfTraining as reason:
             logger.info(f"The training ends after iteration {self.iter}: {reason}")
         except StepError as error:
@@ -291,6 +293,9 @@ class Trainer(DefaultTrainer):
             reason = "a signal" if isinstance(error, SystemExit) else type(error).__name__
             logger.error(f"Stopped by {reason}. {self._rescue().save_last_step()}")
             raise
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
 
     def run_step(self):
         try:
@@ -472,6 +477,14 @@ def _with_suffix(results: dict, suffix: str, several: bool = False) -> dict:
     if several:
         return {name: _with_suffix(found, suffix) for name, found in results.items()}
     return {f"{task}{suffix}": metrics for task, metrics in results.items()}
+
+
+def _is_of_average(cfg: CfgNode) -> bool:
+    """Whether TEST.BEST_METRIC is one of the average of the weights, such as "bbox_EMA/AP"."""
+    metric = cfg.TEST.BEST_METRIC
+    if len(cfg.DATASETS.TEST) > 1:  # it starts with the name of the data set
+        metric = metric.partition("/")[2]
+    return metric.partition("/")[0].endswith("_EMA")
 
 
 def _write_results(results: dict, output_dir: str, iteration: Any) -> None:

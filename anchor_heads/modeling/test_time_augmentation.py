@@ -24,10 +24,17 @@ def build_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
             training.
 
     Raises:
-        ValueError: for a model whose results cannot be merged, such as ProposalNetwork.
+        ValueError: for a model whose results cannot be merged, such as ProposalNetwork, or one with
+            keypoints or stored proposals.
     """
     model = unwrap(model)
     if isinstance(model, GeneralizedRCNN):
+        for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
+            if cfg.MODEL[key]:
+                raise ValueError(
+                    f"Test-time augmentation cannot be used with MODEL.{key} True: set "
+                    "TEST.AUG.ENABLED to False."
+                )
         return GeneralizedRCNNWithTTA(cfg, model)
     if isinstance(model, DenseDetector):
         return DenseDetectorWithTTA(model, DatasetMapperTTA(cfg))

@@ -51,7 +51,7 @@ def test_train_and_evaluate(tmp_path):
     path, output = tmp_path / "lazy.py", tmp_path / "output"
     text = CONFIG.replace("{config}", write_config(tmp_path)).replace("{output}", str(output))
     path.write_text(text)
-    launch(train_or_evaluate, arguments(str(path), "train.max_iter=2"))
+    launch(train_or_evaluate, arguments(str(path), "train.max_iter=2", "train.seed=null"))
     assert torch.load(output / "model_final.pth")["iteration"] == 1
     resume = arguments(str(path), "train.max_iter=3", flags=("--resume",))
     whole = (output / "model_final.pth").read_bytes()
@@ -110,6 +110,15 @@ def test_arguments_of_calls_may_be_new(tmp_path):
     overrides = ["optimizer.momentum=0.5", "train.seed=3"]
     cfg = load_lazy_config(arguments(str(path), *overrides))
     assert (cfg.optimizer.momentum, cfg.train.seed) == (0.5, 3)
+
+
+@pytest.mark.parametrize("values", [None, "missing"])
+def test_optional_keys_may_be_none_or_missing(tmp_path, values):
+    names = ["init_checkpoint", "seed", "cudnn_benchmark", "float32_precision"]
+    added = [f"train.pop('{x}', None)" if values else f"train['{x}'] = None" for x in names]
+    (tmp_path / "config.py").write_text("\n".join([CONFIG, *added]))
+    train = load_lazy_config(arguments(str(tmp_path / "config.py"))).train
+    assert [train[name] for name in names] == ["", -1, False, ""]
 
 
 def test_configs_of_detectron2_are_taken():

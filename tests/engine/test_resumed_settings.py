@@ -121,23 +121,41 @@ def assert_equal(weights, others):
         assert torch.equal(weight, others[name]), name
 
 
-def test_the_best_checkpoint_and_an_early_end(tmp_path, monkeypatch):
+@pytest.fixture
+def ends_early(tmp_path, monkeypatch):
+    """The config of a run whose second evaluation is the best, and whose fourth is the last."""
     write_data_set(tmp_path)
     overrides = ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 50]
     overrides += ["SOLVER.EARLY_STOP_PATIENCE", 2, "SOLVER.EMA_DECAY", 0.9]
-    config = write_config(tmp_path, overrides=overrides)
-    values = iter(x for value in (1.0, 3.0, 2.0, 3.0) for x in (value, 9.0))  # and the average's
+    values = iter(x for value in (1.0, 3.0, 2.0, 3.0) for x in (value, value))  # the average's, too
     monkeypatch.setattr(
         "anchor_heads.engine.Trainer.test",
         classmethod(lambda cls, cfg, model: {"bbox": {"AP": next(values)}}),
     )
-    trainer = train(arguments(config))
+    return write_config(tmp_path, overrides=overrides)
+
+
+@pytest.mark.parametrize("metric", ["bbox/AP", "bbox_EMA/AP"])
+def test_the_best_checkpoint_and_an_early_end(tmp_path, ends_early, metric):
+    trainer = train(arguments(ends_early, "TEST.BEST_METRIC", metric))
     assert trainer.iter == 3
     output = tmp_path / "output"
-    assert torch.load(output / "model_best.pth")["iteration"] == 1
+    best, then = (torch.load(output / f"{x}.pth") for x in ("model_best", "model_0000001"))
+    assert best["iteration"] == then["iteration"] == 1
+    average = then["trainer"]["hooks"]["WeightAverage"]
+    average = {name.removeprefix("module."): x for name, x in average.items() if "." in name}
+    assert not torch.equal(average["head.cls_score.weight"], then["model"]["head.cls_score.weight"])
+    assert_equal(best["model"], then["model"] if metric == "bbox/AP" else average)
     for name in ("model_final", "model_final_ema"):
         assert torch.load(output / f"{name}.pth")["iteration"] == 3
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_expected_results_decide_the_exit_of_a_run_that_ends_early(ends_early):
+    expected = "TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 99.0, 0.5]]"
+    with pytest.raises(SystemExit) as end:
+        train(arguments(ends_early, *expected))
+    assert end.value.code == 1
 
 
 def test_patience_is_resumed():

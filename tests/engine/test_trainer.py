@@ -112,6 +112,15 @@ def test_an_impossible_evaluation_is_refused_before_training(make_config, model,
         Trainer(setup(arguments(config)))
 
 
+@pytest.mark.parametrize("key", ["KEYPOINT_ON", "LOAD_PROPOSALS"])
+def test_augmentation_of_models_whose_results_it_does_not_merge(make_config, key):
+    cfg = load_config(arguments(make_config("GeneralizedRCNN", "TEST.AUG.ENABLED", True)))
+    model = Trainer.build_model(cfg)
+    cfg.MODEL[key] = True
+    with pytest.raises(ValueError, match=f"MODEL.{key} True: set TEST.AUG.ENABLED to False"):
+        Trainer.check_extra_evaluations(cfg, model)
+
+
 def test_evaluating_several_data_sets(tmp_path, make_config):
     write_data_set(tmp_path / "second", num_images=3)
     config = Path(make_config("FreeAnchorRetinaNet", "TEST.NMS_RECALL", True))
