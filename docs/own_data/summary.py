@@ -60,6 +60,8 @@ TWO_STAGE = {
     "da_faster_rcnn": "DynamicAnchorRPN",
 }
 DATA = {"receipts": "Receipts", "bccd": "BCCD", "aquarium": "Aquarium"}
+# The models of the table over all data sets.
+SUMMARY = ("retinanet", "retinanet_suggested", "free_anchor", "ga_retinanet", "da_retinanet")
 # Of each data set, label of a run of tuning.txt: what it changes in which recipe, and its metric.
 STEPS = {"receipts": {
     "GuidedAnchorRPN": ("AR@100", {
@@ -205,7 +207,7 @@ def _metric(name):
 
 def _of_seeds(value, results):
     values = [round(value(x), 1) for x in results]
-    return values if len(values) > 1 else values[0]
+    return values if len(values) > 1 else (values or [""])[0]
 
 
 def tables(results) -> None:
@@ -230,6 +232,22 @@ def tables(results) -> None:
         + [f"{ratio} ({objects[ratio]['objects']} objects)" for ratio in RATIOS],
         [lambda x, r=r: last(x)["by aspect ratio"][r]["AR@100"] for r in RATIOS],
     )
+
+
+def summary(results: dict[str, Runs]) -> None:
+    """The AP of the one-stage detectors on all data sets."""
+    names = {"receipts": "text lines", "bccd": "blood cells", "aquarium": "animals"}
+    rows = [
+        [ONE_STAGE[model]]
+        + [_of_seeds(_metric("AP"), results[data].get(model, [])) for data in names]
+        for model in SUMMARY
+    ]
+    text = (
+        "AP: mean (minimum to maximum) of three seeds. EfficientNet-Lite0 from ImageNet, a short "
+        "side of 240 pixels, short trainings. Preset anchors fit the text lines of receipts badly "
+        "and blood cells well; of the animals in an aquarium they miss the smallest."
+    )
+    write_table("summary", text, ["model", *names.values()], rows)
 
 
 def steps(data: str, runs: Runs) -> None:
@@ -299,6 +317,7 @@ def main() -> None:
     ).parse_args()
     results = read(RESULTS)
     tables(results)
+    summary(results)
     plots(results)
     for data, runs in read(RESULTS.parent / "tuning").items():
         if data in STEPS:
