@@ -83,7 +83,7 @@ class TimmBackbone(Backbone):
         self._out_features = used
         self._out_feature_strides = dict(zip(self.stages, strides, strict=True))
         self._out_feature_channels = dict(zip(self.stages, info.channels(), strict=True))
-        self._freeze(freeze_at, dict(zip(strides, info.module_name(), strict=True)))
+        self._freeze(freeze_at)
         self.train()
 
     @property
@@ -115,17 +115,23 @@ class TimmBackbone(Backbone):
                 module.train(mode and not fixed)
         return self
 
-    def _freeze(self, freeze_at, module_of_stride):
+    def _freeze(self, freeze_at):
         if freeze_at < 1:
             return
         # timm registers parameters in the order in which the input passes them.
         names = [name.replace(".", "_") for name, _ in self.net.named_parameters()]
-        if freeze_at == 1:  # all before the stage of stride 4
+        # Of all features, also those that are not used; timm does not build the last of these.
+        module_of_stride = {
+            feature["reduction"]: feature["module"]
+            for feature in self.net.feature_info.info
+            if any(_is_in(name, feature["module"]) for name in names)
+        }
+        if frozen := [stride for stride in module_of_stride if 4 <= stride <= 2**freeze_at]:
+            last = module_of_stride[max(frozen)]
+            count = 1 + max(i for i, name in enumerate(names) if _is_in(name, last))
+        else:  # the stem, which is all before the first stage
             first = module_of_stride[min(s for s in module_of_stride if s >= 4)]
             count = min(i for i, name in enumerate(names) if _is_in(name, first))
-        else:
-            last = module_of_stride[min(2**freeze_at, max(module_of_stride))]
-            count = 1 + max(i for i, name in enumerate(names) if _is_in(name, last))
         for parameter in list(self.net.parameters())[:count]:
             parameter.requires_grad = False
 

@@ -88,6 +88,18 @@ def test_freeze_at_counts_as_for_resnets(name, freeze_at, first_trained):
     assert trained == [name for name, _ in parameters][-len(trained) :]
 
 
+@pytest.mark.parametrize("freeze_at", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", [LITE0, "resnet10t"])
+def test_what_is_frozen_does_not_depend_on_the_features_in_use(name, freeze_at):
+    frozen = []
+    for indices in ([], [2, 3, 4], [-3, -2, -1], [3, 4]):
+        cfg = timm_cfg(name, OUT_INDICES=indices, builder=P3_TO_P7, stages=["res4", "res5"])
+        cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
+        parameters = build_backbone(cfg).bottom_up.net.named_parameters()
+        frozen.append([name for name, parameter in parameters if not parameter.requires_grad])
+    assert frozen[0] and frozen[1:] == frozen[:1] * 3
+
+
 @pytest.mark.parametrize("norm_eval", [True, False])
 def test_norm_eval_keeps_the_statistics_in_training(norm_eval):
     cfg = timm_cfg(NORM_EVAL=norm_eval)
