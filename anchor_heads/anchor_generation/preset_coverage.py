@@ -17,10 +17,10 @@ from torch import Tensor
 PADDING_MULTIPLE = 32
 
 
-def map_size(image_sizes: Tensor, stride: int) -> Tensor:
-    """(M, 2) rows and columns of a level on padded images of (M, 2) heights and widths."""
-    padded = (image_sizes / PADDING_MULTIPLE).ceil() * PADDING_MULTIPLE
-    return (padded / stride).ceil().long()
+def map_size(image_size: int | Tensor, stride: int) -> int | Tensor:
+    """The rows or columns of a level on a padded image of this height or width."""
+    padded = -(-image_size // PADDING_MULTIPLE) * PADDING_MULTIPLE
+    return -(-padded // stride)
 
 
 def best_preset_iou(

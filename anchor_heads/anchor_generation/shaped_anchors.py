@@ -15,12 +15,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor
 
-from .preset_coverage import smallest_sizes
+from anchor_heads.modeling.preset_shape_checks import shapes_by_level
+
+from .preset_coverage import map_size, smallest_sizes
 
 # Widths and heights stay within a factor of a million of the square's, as published.
 MAX_LOG_SCALE = -math.log(1e-6)
-# Published training pads each image to multiples of this, and only cells in it have targets.
-PADDING_MULTIPLE = 32
 
 
 class SquareGenerator(DefaultAnchorGenerator):
@@ -62,7 +62,8 @@ class SquareGenerator(DefaultAnchorGenerator):
         self.sides = sides
 
     def valid_mask(self, features: list[Tensor], image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """Which locations lie on an image, padded to multiples of 32 by itself.
+        """Which locations lie on an image, padded to multiples of 32 by itself as in published
+        training.
 
         Args:
             features (list[Tensor]): (N, C, H, W) per level.
@@ -83,7 +84,7 @@ class SquareGenerator(DefaultAnchorGenerator):
     def _valid_level(size, stride, image_sizes, device):
         """(N, H*W) of one level."""
         height, width = size
-        limits = [[_padded_size(side, stride) for side in x] for x in image_sizes]
+        limits = [[map_size(side, stride) for side in x] for x in image_sizes]
         if all(rows >= height and columns >= width for rows, columns in limits):
             return torch.ones((len(limits), height * width), dtype=torch.bool, device=device)
         rows, columns = torch.tensor(limits, device=device).unsqueeze(-1).unbind(1)  # (N, 1) each
@@ -98,11 +99,6 @@ class SquareGenerator(DefaultAnchorGenerator):
         )
 
 
-def _padded_size(side: int, stride: int) -> int:
-    padded = -(-side // PADDING_MULTIPLE) * PADDING_MULTIPLE
-    return -(-padded // stride)
-
-
 def build_square_generator(
     cfg: CfgNode, strides: list[int], aspect_ratio: float = 1.0
 ) -> SquareGenerator:
@@ -113,12 +109,11 @@ def build_square_generator(
             smallest of its ``SIZES``; ``ASPECT_RATIOS`` are left aside.
         strides (list[int]): pixels from one location to the next, per level.
         aspect_ratio (float): height over width of the squares.
+
+    Raises:
+        ValueError: if the sides are not above 0, or do not grow from level to level.
     """
-    sizes = cfg.MODEL.ANCHOR_GENERATOR.SIZES
-    if not isinstance(sizes[0], (list, tuple)):  # Detectron2 accepts one list for all levels
-        sizes = [sizes]
-    if len(sizes) == 1:
-        sizes = list(sizes) * len(strides)
+    sizes = shapes_by_level(cfg.MODEL.ANCHOR_GENERATOR.SIZES, len(strides))
     return SquareGenerator(
         sides=[float(min(level)) for level in sizes],
         strides=strides,

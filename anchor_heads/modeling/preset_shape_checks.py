@@ -1,7 +1,7 @@
-"""Checks of the preset anchor shapes of a config."""
+"""The preset anchor shapes of a config."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from detectron2.config import CfgNode
 
@@ -20,14 +20,22 @@ def check_preset_shapes(cfg: CfgNode) -> None:
             none.
     """
     for name in ("SIZES", "ASPECT_RATIOS"):
-        values = cfg.MODEL.ANCHOR_GENERATOR[name]
-        is_by_level = all(isinstance(x, (list, tuple)) for x in values)
-        levels = values if values and is_by_level else [values]
+        levels = shapes_by_level(cfg.MODEL.ANCHOR_GENERATOR[name])
         if not all(levels) or not all(is_number(x) and 0 < x < math.inf for y in levels for x in y):
             raise ValueError(
                 f"MODEL.ANCHOR_GENERATOR.{name} are {cfg.MODEL.ANCHOR_GENERATOR[name]}; each must "
                 "be a finite number above 0."
             )
+
+
+def shapes_by_level(
+    values: Sequence[float] | Sequence[Sequence[float]], num_levels: int = 1
+) -> list[list[float]]:
+    """The sizes or aspect ratios of each level; one list of numbers, or a list with one such list,
+    is for all levels, as in Detectron2."""
+    is_by_level = values and all(isinstance(x, (list, tuple)) for x in values)
+    levels = [list(x) for x in (values if is_by_level else [values])]
+    return levels * num_levels if len(levels) == 1 else levels
 
 
 def flattened(values) -> Iterator:

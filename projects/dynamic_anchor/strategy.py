@@ -273,7 +273,7 @@ class DynamicAnchorStrategy(PredictedAnchorStrategy):
         iou = boxes.new_zeros(len(boxes), len(sides))
         levels = zip(generator.strides, level_distances(sides), strict=True)
         for i, (stride, distances) in enumerate(levels):
-            rows, columns = map_size(image_sizes, stride).unbind(1)
+            rows, columns = map_size(image_sizes, stride).long().unbind(1)
             radius = anchoring.center_radius * stride
             inside, index = locations_by_center(
                 boxes,

@@ -12,6 +12,8 @@ from detectron2.modeling.anchor_generator import BufferList, DefaultAnchorGenera
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from anchor_heads.modeling.preset_shape_checks import shapes_by_level
+
 
 def cell_anchors(sizes: list[float], aspect_ratios: list[float], stride: int) -> Tensor:
     """Anchors around (0, 0) made as the published code makes them.
@@ -39,10 +41,8 @@ def cell_anchors(sizes: list[float], aspect_ratios: list[float], stride: int) ->
 
 def round_cell_anchors(generator: DefaultAnchorGenerator, node: CfgNode) -> None:
     """Give a generator built from ``MODEL.ANCHOR_GENERATOR`` the published, rounded anchors."""
-    levels = len(generator.strides)
     sizes, ratios = (
-        list(per_level) * (levels if len(per_level) == 1 else 1)
-        for per_level in (node.SIZES, node.ASPECT_RATIOS)
+        shapes_by_level(x, len(generator.strides)) for x in (node.SIZES, node.ASPECT_RATIOS)
     )
     generator.cell_anchors = BufferList(
         cell_anchors(*level) for level in zip(sizes, ratios, generator.strides, strict=True)

@@ -12,6 +12,7 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
 from anchor_heads.analysis.diagnosis.training_data import Objects
 from anchor_heads.anchor_generation.strategy import AnchorStrategy, Coverage
+from anchor_heads.modeling.preset_shape_checks import shapes_by_level
 
 SIZES, ASPECT_RATIOS = "MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"
 
@@ -41,12 +42,11 @@ class PresetAnchors:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, strategy: AnchorStrategy) -> "PresetAnchors":
-        def per_level(values):  # one list stands for all levels
-            lists = values if isinstance(values[0], (list, tuple)) else [values]
-            return [list(x) for x in (lists * num_levels if len(lists) == 1 else lists)]
-
-        num_levels, node = len(strategy.in_features), cfg.MODEL.ANCHOR_GENERATOR
-        return cls(strategy, per_level(node.SIZES), per_level(node.ASPECT_RATIOS))
+        node = cfg.MODEL.ANCHOR_GENERATOR
+        sizes, aspect_ratios = (
+            shapes_by_level(x, len(strategy.in_features)) for x in (node.SIZES, node.ASPECT_RATIOS)
+        )
+        return cls(strategy, sizes, aspect_ratios)
 
     @cached_property
     def generator(self) -> DefaultAnchorGenerator:
