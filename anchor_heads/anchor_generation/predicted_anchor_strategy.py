@@ -9,8 +9,6 @@ from anchor_heads.modeling.proposal_generator import BBOX_REG_WEIGHTS
 
 from .strategy import AnchorStrategy, Assignment, ConfigProblem
 
-DETECTRON2_THRESHOLDS = (0.4, 0.5)  # of MODEL.RETINANET.IOU_THRESHOLDS
-
 
 class PredictedAnchorStrategy(AnchorStrategy):
     """One anchor of predicted shape per location, so that each image has its own.
@@ -21,18 +19,6 @@ class PredictedAnchorStrategy(AnchorStrategy):
     """
 
     def config_problems(self):
-        if self.one_stage and self.owner.anchor_matcher.thresholds == DETECTRON2_THRESHOLDS:
-            low, high = DETECTRON2_THRESHOLDS
-            return [
-                ConfigProblem(
-                    f"Anchors with an IoU between {low:g} and {high:g} are ignored, as RetinaNet's "
-                    "preset anchors are. Predicted anchors have one threshold, as published.",
-                    {
-                        "MODEL.RETINANET.IOU_THRESHOLDS": [high],
-                        "MODEL.RETINANET.IOU_LABELS": [0, 1],
-                    },
-                )
-            ]
         greatest = max(self.owner.box2box_transform.weights)
         if not self.one_stage and greatest <= 1:
             return [

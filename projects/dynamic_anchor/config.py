@@ -7,7 +7,7 @@ def add_config(cfg: CfgNode) -> None:
     A dynamic anchor is decoded from the predicted shape and a square with the smallest of its
     level's ``MODEL.ANCHOR_GENERATOR.SIZES``. Half of that size limits the objects that are shape
     targets of the level. ``MODEL.RPN.IOU_THRESHOLDS`` or ``MODEL.RETINANET.IOU_THRESHOLDS`` are for
-    the predicted anchors; so are the deltas' weights.
+    the predicted anchors; so are the deltas' weights. The published models have one threshold.
     """
     node = cfg.MODEL.DYNAMIC_ANCHOR = CfgNode()
     # Locations in an object have a shape target if they are this close to its centre, in strides of

@@ -7,7 +7,8 @@ def add_config(cfg: CfgNode) -> None:
     ``MODEL.ANCHOR_GENERATOR`` describes the shape samples (the published code's "approxes"): at
     each location all its sizes and aspect ratios. A guided anchor starts from a square of the
     smallest size of its level (the published code's "square"). ``MODEL.RPN.IOU_THRESHOLDS`` or
-    ``MODEL.RETINANET.IOU_THRESHOLDS`` are for guided anchors; so are the deltas' weights.
+    ``MODEL.RETINANET.IOU_THRESHOLDS`` are for guided anchors; so are the deltas' weights. The
+    published detectors have one threshold.
     """
     node = cfg.MODEL.GUIDED_ANCHOR = CfgNode()
     # At test time there are anchors only where the location probability is at least this.

@@ -34,14 +34,7 @@ def warnings_of(caplog, path, *overrides):
     "method, keys",
     [
         ("FreeAnchor", ["RETINANET.BBOX_REG_WEIGHTS", "RETINANET.SMOOTH_L1_LOSS_BETA"]),
-        ("GuidedAnchor", ["RETINANET.IOU_THRESHOLDS [0.5]", "RETINANET.IOU_LABELS [0, 1]"]),
-        (
-            "DynamicAnchor",
-            [
-                "RETINANET.IOU_THRESHOLDS [0.5]",
-                "ANCHOR_GENERATOR.SIZES [[128], [256], [512], [1024], [2048]]",
-            ],
-        ),
+        ("DynamicAnchor", ["ANCHOR_GENERATOR.SIZES [[128], [256], [512], [1024], [2048]]"]),
     ],
 )
 def test_detectron2s_retinanet_config_with_another_architecture(caplog, method, keys):
