@@ -59,7 +59,7 @@ class FeatureAdaption(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return F.relu(self.conv_adaption(x, self.conv_offset(shape.detach().float())))
 
-    def at(self, x: Tensor, shape: Tensor, locations: Tensor) -> Tensor:
+    def forward_sparse(self, x: Tensor, shape: Tensor, locations: Tensor) -> Tensor:
         """What :meth:`forward` has at (n,) locations, indices into the flattened (N, H, W).
 
         Returns:
@@ -68,4 +68,4 @@ class FeatureAdaption(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             shape = rows_at(shape.detach().float(), locations)
             offset = F.linear(shape, self.conv_offset.weight.flatten(1))
-            return F.relu(self.conv_adaption.at(x, offset, locations))
+            return F.relu(self.conv_adaption.forward_sparse(x, offset, locations))

@@ -200,6 +200,9 @@ class DeformConv(nn.Module):
             out_channels (int): C'.
             kernel_size (int): odd.
             bias (bool): whether to add a bias, 0 at first.
+
+        Raises:
+            ValueError: if the kernel size is even.
         """
         super().__init__()
         if kernel_size % 2 == 0:
@@ -214,7 +217,7 @@ class DeformConv(nn.Module):
         """See :func:`deform_conv2d`."""
         return deform_conv2d(x, offset, self.weight, self.bias, mask)
 
-    def at(
+    def forward_sparse(
         self, x: Tensor, offset: Tensor, locations: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """See :func:`deform_conv2d_at`."""
@@ -235,6 +238,9 @@ class ModulatedDeformConvPack(DeformConv):
             in_channels (int): C.
             out_channels (int): C'.
             kernel_size (int): odd.
+
+        Raises:
+            ValueError: if the kernel size is even.
         """
         super().__init__(in_channels, out_channels, kernel_size, bias=True)
         self.taps = kernel_size**2

@@ -8,7 +8,6 @@ Shape shorthand in this module:
     K: number of classes
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, Standa
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation import FeatureAdaption
-from anchor_heads.layers import ModulatedDeformConvPack, flatten_hw
+from anchor_heads.layers import ModulatedDeformConvPack, flatten_hw, init_prior_bias
 
 
 class Prediction(NamedTuple):
@@ -95,6 +94,9 @@ class DynamicAnchorRetinaNetHead(nn.Module):
                 share its parameters, and a batch norm's statistics.
             prior_prob (float): class probability that training starts from.
             kaiming_init (bool): see :class:`FeatureAdaption`; for the fusion, too.
+
+        Raises:
+            ValueError: if :class:`FeatureAdaption` does not take C channels.
         """
         super().__init__()
         channels = input_shape[0].channels
@@ -114,7 +116,7 @@ class DynamicAnchorRetinaNetHead(nn.Module):
         self.conv_cls = _conv(channels, num_classes, 3)
         self.conv_reg = _conv(channels, 4, 3)
         self.conv_quality = _conv(channels, 1, 3)
-        nn.init.constant_(self.conv_cls.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_prior_bias(self.conv_cls, prior_prob)
 
     @classmethod
     def from_config(cls, cfg, input_shape: list[ShapeSpec]):
@@ -179,9 +181,12 @@ class DynamicAnchorRPNHead(StandardRPNHead):
             num_levels (int): number of feature levels; each has its own scale of the shape.
             prior_prob (float): objectness that training starts from.
             kaiming_init (bool): see :class:`FeatureAdaption`.
+
+        Raises:
+            ValueError: if :class:`FeatureAdaption` does not take the channels.
         """
         super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
-        nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_prior_bias(self.objectness_logits, prior_prob)
         channels = self.objectness_logits.in_channels
         self.conv_anchor = _conv(channels, 2, 1)
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))

@@ -1,5 +1,3 @@
-import math
-
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
@@ -8,10 +6,10 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.structures import Boxes
-from torch import nn
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.checkpoint.refusal import refuse_other_frameworks
+from anchor_heads.layers import init_prior_bias
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
 
 from .strategy import BBOX_REG_WEIGHTS, FreeAnchorLoss, FreeAnchorStrategy
@@ -82,13 +80,17 @@ class FreeAnchorRPN(RPN):
             box_reg_loss_type=self.box_reg_loss_type,
         )
         if isinstance(self.rpn_head, StandardRPNHead):
-            bias = self.rpn_head.objectness_logits.bias
-            nn.init.constant_(bias, -math.log((1 - prior_prob) / prior_prob))
+            init_prior_bias(self.rpn_head.objectness_logits, prior_prob)
         self.register_load_state_dict_pre_hook(refuse_other_frameworks)
         warn_of_config_problems(self)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
+        """
+        Raises:
+            ValueError: if ``MODEL.FREE_ANCHOR.LEGACY_BOXES`` is True, or an anchor size or aspect
+                ratio is impossible.
+        """
         if cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES:
             raise ValueError(
                 "MODEL.FREE_ANCHOR.LEGACY_BOXES is for FreeAnchorRetinaNet: there are no published "

@@ -9,7 +9,6 @@ Shape shorthand in this module:
     n: number of chosen locations; a location is an index into the flattened (N, H, W)
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY, Standa
 from torch import Tensor, nn
 
 from anchor_heads.anchor_generation import FeatureAdaption
-from anchor_heads.layers import flatten_hw, neighborhood_3x3, sparse_conv3x3
+from anchor_heads.layers import flatten_hw, init_prior_bias, neighborhood_3x3, sparse_conv3x3
 
 
 class AnchorPrediction(NamedTuple):
@@ -49,7 +48,7 @@ class GuidedHead(nn.Module):
         for layer in (self.conv_loc, self.conv_shape):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.conv_loc.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_prior_bias(self.conv_loc, prior_prob)
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -113,9 +112,12 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
             location_prior_prob (float): location probability that training starts from.
             prior_prob (float): objectness that training starts from.
             kaiming_init (bool): see :class:`FeatureAdaption`.
+
+        Raises:
+            ValueError: if :class:`FeatureAdaption` does not take the channels.
         """
         super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
-        nn.init.constant_(self.objectness_logits.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_prior_bias(self.objectness_logits, prior_prob)
         channels = self.objectness_logits.in_channels
         self._add_anchor_prediction(channels, location_prior_prob)
         self.feature_adaption = FeatureAdaption(channels, channels, kaiming_init=kaiming_init)
@@ -145,7 +147,7 @@ class GuidedAnchorRPNHead(GuidedHead, StandardRPNHead):
 
     def predict_at(self, prediction, locations):
         (t,) = prediction.features
-        t = self.feature_adaption.at(t, prediction.shape, locations)
+        t = self.feature_adaption.forward_sparse(t, prediction.shape, locations)
         return tuple(
             F.linear(t, layer.weight.flatten(1), layer.bias).float()
             for layer in (self.objectness_logits, self.anchor_deltas)
@@ -178,6 +180,9 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
                 configs of :class:`RetinaNetHead`.
             location_prior_prob (float): location probability that training starts from.
             kaiming_init (bool): see :class:`FeatureAdaption`.
+
+        Raises:
+            ValueError: if :class:`FeatureAdaption` does not take the channels.
         """
         super().__init__(
             input_shape=input_shape,
@@ -216,7 +221,10 @@ class GuidedAnchorRetinaNetHead(GuidedHead, RetinaNetHead):
         read, neighbours = neighborhood_3x3(locations, (n, height, width))
         return tuple(
             sparse_conv3x3(
-                adaption.at(t, prediction.shape, read), neighbours, layer.weight, layer.bias
+                adaption.forward_sparse(t, prediction.shape, read),
+                neighbours,
+                layer.weight,
+                layer.bias,
             ).float()
             for t, adaption, layer in self._branches(prediction)
         )

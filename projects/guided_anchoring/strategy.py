@@ -102,6 +102,11 @@ class GuidedAnchoring(nn.Module):
             inverted_location_label (bool): train the location the wrong way round, as
                 mmdetection 2.x does.
             shape_loss_weight, location_loss_weight (float): factors of the losses.
+
+        Raises:
+            ValueError: if the levels have different numbers of shape samples, there is no such
+                ``shape_loss_type``, the ratios are not 0 <= ``center_ratio`` <= ``ignore_ratio`` <=
+                1, or :class:`SquareGenerator` refuses the sizes.
         """
         super().__init__()
         samples = sample_generator.num_anchors

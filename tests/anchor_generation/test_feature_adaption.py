@@ -28,7 +28,7 @@ def test_at_locations_equals_the_whole_map():
     x, shape = torch.randn(2, 8, 4, 5), torch.randn(2, 2, 4, 5) * 5
     locations = torch.tensor([0, 13, 39])
     with torch.no_grad():
-        whole, part = rows(adaption(x, shape)), adaption.at(x, shape, locations)
+        whole, part = rows(adaption(x, shape)), adaption.forward_sparse(x, shape, locations)
     torch.testing.assert_close(part, whole[locations], rtol=0, atol=1e-5)
 
 
@@ -38,7 +38,7 @@ def test_is_computed_in_float32_under_autocast():
     with torch.no_grad():
         exact = adaption(x.float(), shape.float())
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            whole, part = adaption(x, shape), adaption.at(x, shape, torch.arange(20))
+            whole, part = adaption(x, shape), adaption.forward_sparse(x, shape, torch.arange(20))
     torch.testing.assert_close(whole, exact)
     torch.testing.assert_close(part, rows(exact))
 
