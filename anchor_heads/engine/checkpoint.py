@@ -227,8 +227,13 @@ def newest_whole_checkpoint(folder: str) -> str:
     return max(paths, key=os.path.getmtime, default="")
 
 
-def training_checkpoints(folder: str) -> list[tuple[int, str]]:
-    """(iteration, path) of the checkpoints in a folder that are whole and can be resumed from."""
+def training_checkpoints(folder: str, run_id: str | None = None) -> list[tuple[int, str]]:
+    """(iteration, path) of the checkpoints in a folder that are whole and can be resumed from.
+
+    Args:
+        folder (str): OUTPUT_DIR.
+        run_id (str or None): that of :class:`TrainStep`, for those of one run; None = of any run.
+    """
     found = []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         path = os.path.join(folder, name)
@@ -238,8 +243,11 @@ def training_checkpoints(folder: str) -> list[tuple[int, str]]:
             checkpoint = read_entries(path)
         except ValueError:
             continue
-        if "trainer" in checkpoint:
-            found.append((checkpoint["trainer"]["iteration"], path))
+        if "trainer" not in checkpoint:
+            continue
+        state = checkpoint["trainer"]
+        if run_id is None or state.get("_trainer", {}).get("run_id", "") == run_id:
+            found.append((state["iteration"], path))
     return found
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
 from anchor_heads.engine.config_values import check_device
 from anchor_heads.engine.resume import check_resumed_state, whole_state
-from anchor_heads.engine.setup import check_is_unused
+from anchor_heads.engine.setup import check_output_dir, other_run_kept
 from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.errors import first_line, said_by_library
 from anchor_heads.modeling.distributed import for_all_processes
@@ -139,9 +139,9 @@ def _made(cfg: DictConfig, name: str):
 def train_or_evaluate_lazy(args: Namespace) -> dict | None:
     """Train, or with ``--eval-only`` evaluate, the model of a Python config in this process."""
     cfg = load_lazy_config(args)
-    if not (args.eval_only or args.resume or vars(args).get("force")):
-        check_is_unused(cfg.train.output_dir)
-    default_setup(cfg, args)
+    check_output_dir(cfg.train.output_dir, args)
+    with other_run_kept(cfg.train.output_dir, args):
+        default_setup(cfg, args)
     model = _made(cfg, "model").to(cfg.train.device)
     if args.eval_only:
         checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)

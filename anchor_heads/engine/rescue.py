@@ -104,7 +104,8 @@ class Rescue:
         """Let ``last_checkpoint`` name the newest checkpoint that is healthy; returns its path."""
         path = ""
         if comm.is_main_process():
-            path = newest_healthy_checkpoint(self.trainer.cfg.OUTPUT_DIR, losses)
+            checkpoints = training_checkpoints(self.trainer.cfg.OUTPUT_DIR, self.step.run_id)
+            path = newest_healthy_checkpoint(checkpoints, losses)
             if path:
                 self.trainer.checkpointer.tag_last_checkpoint(os.path.basename(path))
         return comm.all_gather(path)[0]
@@ -126,17 +127,17 @@ def total_losses_are_sane(values: Iterable[float], losses: dict[int, float]) -> 
     return all(math.isfinite(value) and value <= limit for value in values)
 
 
-def newest_healthy_checkpoint(folder: str, losses: dict[int, float]) -> str:
+def newest_healthy_checkpoint(checkpoints: list[tuple[int, str]], losses: dict[int, float]) -> str:
     """The newest checkpoint whose weights gave a sane loss in the iteration after it.
 
     Args:
-        folder (str): OUTPUT_DIR.
+        checkpoints (list[tuple[int, str]]): (iteration, path) of those of the run.
         losses (dict[int, float]): iteration -> total loss, since the run was started or resumed.
 
     Returns:
         str: its path; "" if there is none.
     """
-    for iteration, path in sorted(training_checkpoints(folder), reverse=True):
+    for iteration, path in sorted(checkpoints, reverse=True):
         is_of_earlier_start = iteration + 1 < min(losses, default=0)
         next_loss = losses.get(iteration + 1, math.nan)
         if is_of_earlier_start or total_losses_are_sane([next_loss], losses):

@@ -26,12 +26,13 @@ RECORD, ENVIRONMENT = "run.json", "environment.txt"
 def write_run_record(cfg: CfgNode, args: Namespace) -> None:
     """Write run.json and environment.txt into OUTPUT_DIR; config.yaml is Detectron2's.
 
-    run.json has an entry for each start of the run: the command, versions, the commit of the
-    package where it is a checkout, and a digest of each annotation file.
+    run.json has an entry for each start of the run, and each evaluation in its folder: the command,
+    versions, the commit of the package where it is a checkout, and a digest of each annotation
+    file.
     """
     path = os.path.join(cfg.OUTPUT_DIR, RECORD)
     starts = []
-    if args.resume and os.path.isfile(path):
+    if (args.resume or args.eval_only) and os.path.isfile(path):
         with open(path) as file:
             starts = json.load(file)
     with open_and_rename(path, "w") as file:

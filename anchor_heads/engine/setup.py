@@ -6,7 +6,9 @@ import glob
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -19,8 +21,10 @@ from anchor_heads.config import get_cfg
 from anchor_heads.config_files import find_config
 from anchor_heads.data.class_names import note_classes
 from anchor_heads.data.coco_format import register_coco_format
+from anchor_heads.engine.checkpoint import LAST_CHECKPOINT
 from anchor_heads.engine.config_values import check_config_values
-from anchor_heads.engine.run_record import write_run_record
+from anchor_heads.engine.run_record import ENVIRONMENT, write_run_record
+from anchor_heads.files import open_and_rename
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +71,7 @@ def setup(args: Namespace) -> CfgNode:
     args.config_file = find_config(args.config_file)
     if not args.eval_only:
         check_batch_size(cfg, args, comm.get_world_size())
-        if not (args.resume or vars(args).get("force")):
-            check_is_unused(cfg.OUTPUT_DIR)
+    check_output_dir(cfg.OUTPUT_DIR, args)
     # As default_setup does it below, so that nothing is logged twice, but before data are read.
     rank = comm.get_rank()
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
@@ -78,10 +81,10 @@ def setup(args: Namespace) -> CfgNode:
     if not args.eval_only:
         note_classes(cfg)
     cfg.freeze()
-    with _only_warnings():  # of the environment, the config file and the whole config
-        default_setup(cfg, args)
-    if comm.is_main_process():
-        write_run_record(cfg, args)
+    with _only_warnings(), other_run_kept(cfg.OUTPUT_DIR, args):
+        default_setup(cfg, args)  # logs the environment, the config file and the whole config
+        if comm.is_main_process():
+            write_run_record(cfg, args)
     logger.info(
         f"Running on {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es). Config, command and "
         f"versions are in config.yaml and run.json of {os.path.abspath(cfg.OUTPUT_DIR)}."
@@ -138,17 +141,46 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:first_key], arguments[first_key:]
 
 
-def check_is_unused(folder: str) -> None:
-    """Check that a run that starts anew overwrites no other.
+def check_output_dir(folder: str, args: Namespace) -> None:
+    """Check that a training that starts anew overwrites no other run.
 
     Raises:
-        FileExistsError: if there are checkpoints in the folder.
+        FileExistsError: if there are checkpoints in the folder, without ``--force``.
     """
-    if checkpoints := sorted(glob.glob(os.path.join(glob.escape(folder), "*.pth"))):
+    if args.eval_only or args.resume or vars(args).get("force"):
+        return
+    if checkpoints := _checkpoints(folder):
         raise FileExistsError(
             f"OUTPUT_DIR {folder} has the checkpoints of another run, such as {checkpoints[0]}: "
             "name another folder, go on with that run with --resume, or overwrite it with --force."
         )
+
+
+def _checkpoints(folder: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), "*.pth")))
+
+
+@contextmanager
+def other_run_kept(folder: str, args: Namespace) -> Iterator[None]:
+    """Context of what writes the files of a run that another run may have left in the folder.
+
+    An evaluation in the folder of a training leaves those of the training as they are. A training
+    that starts anew with ``--force`` takes the folder over: ``last_checkpoint`` of the other run is
+    removed, so that ``--resume`` does not go back to it. Its checkpoints stay.
+    """
+    is_main = comm.is_main_process()
+    kept = {}
+    if is_main and args.eval_only and _checkpoints(folder):
+        paths = [Path(folder, name) for name in ("config.yaml", ENVIRONMENT)]
+        kept = {path: path.read_bytes() for path in paths if path.is_file()}
+    try:
+        yield
+    finally:
+        for path, content in kept.items():
+            with open_and_rename(path, "wb") as file:
+                file.write(content)
+    if is_main and vars(args).get("force") and not (args.eval_only or args.resume):
+        Path(folder, LAST_CHECKPOINT).unlink(missing_ok=True)
 
 
 def check_batch_size(cfg: CfgNode, args: Namespace, num_processes: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -39,7 +40,8 @@ class TrainStep(SimpleTrainer):
     - Mixed precision is float16 with a gradient scaler on a GPU, bfloat16 on the CPU.
     - The images of a step may be gone through in several parts, whose gradients are averaged.
 
-    Its state adds the seed, and the keys of Detectron2's AMPTrainer, to those of SimpleTrainer.
+    Its state adds the seed, the name of the run, and the keys of Detectron2's AMPTrainer, to those
+    of SimpleTrainer.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class TrainStep(SimpleTrainer):
             enabled=mixed_precision,
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=mixed_precision and is_cuda)
+        self.run_id = uuid.uuid4().hex
+        """Names the run that a checkpoint is of; a resumed run keeps its name."""
         self.requested_signal = 0
         """Number of the signal by which this process was asked to end; 0 = none."""
         self.stop_signal = 0
@@ -282,6 +286,7 @@ class TrainStep(SimpleTrainer):
             **super().state_dict(),
             "grad_scaler": self.scaler.state_dict(),
             "seed": self.seed,
+            "run_id": self.run_id,
             "loss_normalizers": self._loss_normalizers,
         }
 
@@ -291,6 +296,7 @@ class TrainStep(SimpleTrainer):
         if state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])
         self.seed = state.get("seed", self.seed)
+        self.run_id = state.get("run_id", "")
         self._loss_normalizers = state.get("loss_normalizers", [])
         if any(self._loss_normalizers):
             rank = comm.get_rank() % len(self._loss_normalizers)

@@ -292,4 +292,24 @@ def test_the_newest_checkpoint_is_torn(stopped, config, length):
 def test_a_used_folder_is_not_overwritten(stopped, config):
     with pytest.raises(FileExistsError, match="--resume, or overwrite it with --force"):
         train(arguments(config))
-    train(arguments(config, "SOLVER.MAX_ITER", 1, flags=("--force",)))
+    with loggers_as_before():  # killed before its first checkpoint
+        setup(arguments(config, "SOLVER.MAX_ITER", 1, flags=("--force",)))
+    assert sorted(x.name for x in stopped.glob("*.pth")) == ["model_0000003.pth", "model_final.pth"]
+    with pytest.raises(ValueError, match="no file last_checkpoint that names the one to resume"):
+        resume(config)
+
+
+def test_only_a_training_takes_over_the_folder_of_another(stopped, config):
+    for flags in (("--resume", "--force"), ("--eval-only", "--force")):
+        with loggers_as_before():
+            setup(arguments(config, flags=flags))
+        assert (stopped / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_checkpoints_of_the_run_before_are_not_gone_back_to(stopped, config):
+    """The other run's is of iteration 3; this one fails later, before it has saved any."""
+    overrides = ["SOLVER.CHECKPOINT_PERIOD", 100]
+    with pytest.raises(StepError, match="There is no earlier checkpoint"):
+        train(arguments(config, *overrides, flags=("--force",)), At(5, fail_in_forward(times=100)))
+    assert (stopped / "model_0000003.pth").exists()
+    assert (stopped / "last_checkpoint").read_text() == "model_0000004.pth"

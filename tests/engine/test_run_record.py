@@ -3,9 +3,10 @@
 import hashlib
 import json
 
-from tiny_run import arguments, train, write_config, write_data_set
+from tiny_run import arguments, loggers_as_before, train, write_config, write_data_set
 
 import anchor_heads
+from anchor_heads.engine import setup
 
 
 def test_the_folder_says_what_produced_it(tmp_path):
@@ -23,6 +24,16 @@ def test_the_folder_says_what_produced_it(tmp_path):
     assert first["data_sets"] == {tmp_path.name: digest}
     assert "PyTorch" in (output / "environment.txt").read_text()
     assert "FreeAnchorRetinaNet(" in (output / "model.txt").read_text()
+
+    kept = [(output / name).read_bytes() for name in ("config.yaml", "environment.txt")]
+    (output / "environment.txt").write_bytes(kept[1] + b"of the training")
+    with loggers_as_before():
+        setup(arguments(config, "SOLVER.MAX_ITER", 1000, flags=("--eval-only",)))
+    *starts, evaluation = json.loads((output / "run.json").read_text())
+    assert starts == [first, second]
+    assert evaluation["overrides"] == ["SOLVER.MAX_ITER", "1000"]
+    assert (output / "config.yaml").read_bytes() == kept[0]
+    assert (output / "environment.txt").read_bytes() == kept[1] + b"of the training"
 
     lines = (output / "log.txt").read_text().splitlines()
     first_loss = next(i for i, line in enumerate(lines) if "total_loss" in line)
