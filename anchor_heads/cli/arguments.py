@@ -130,8 +130,14 @@ def _load(config_file: str, overrides: Sequence[str], weights: str | None) -> Cf
 
 def check_weights(file: str) -> None:
     """Raise FileNotFoundError if there is no such file; an address is not looked up."""
-    if "://" not in file and not os.path.isfile(file):
-        raise FileNotFoundError(f"there is no file {os.path.abspath(file)} (--weights)")
+    if "://" not in file:
+        check_file(file, "--weights")
+
+
+def check_file(file: str, option: str) -> None:
+    """Raise FileNotFoundError if there is no such file, which an option names."""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"there is no file {os.path.abspath(file)} ({option})")
 
 
 def _is_exported(args: argparse.Namespace) -> bool:

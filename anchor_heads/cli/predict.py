@@ -30,6 +30,7 @@ from anchor_heads.cli.arguments import (
     add_class_names,
     add_config,
     add_output,
+    check_file,
     check_outputs,
     load_config,
     score,
@@ -73,6 +74,7 @@ def run(args) -> int:
     if args.camera is not None:
         sources.append(Source(f"camera {args.camera}", f"camera_{args.camera}", args.camera))
     if args.annotations:
+        check_file(args.annotations, "--annotations")
         annotations = clean_coco_dict(args.annotations)
         ids = match_images(sources, annotations, args.annotations)
         if left_out := len(sources) - len(ids):

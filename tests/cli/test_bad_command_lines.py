@@ -42,7 +42,7 @@ LINES = [
     (f"predict {MODEL} 0.png --json x.json --class-names a,a", "needs a name of its own"),
     (f"predict {MODEL} 0.png --json x.json --class-names ,b", "needs a name of its own"),
     (f"predict {MODEL} 0.png --json x.json --annotations text.txt", "text.txt: not a JSON file"),
-    (f"predict {MODEL} 0.png --json x.json --annotations no.json", "no.json"),
+    (f"predict {MODEL} 0.png --json x.json --annotations no.json", "no.json (--annotations)"),
     (f"predict {MODEL} 0.png --json x.json --jsn x", "unrecognized arguments: --jsn"),
     ("predict --config-file config.yaml --weights no.pth 0.png --json x.json", "there is no file"),
     ("predict --config-file config.yaml --weights empty 0.png --json x.json", "there is no file"),
@@ -52,7 +52,7 @@ LINES = [
     (f"show-detections {MODEL} --output x.xyz", "x.xyz does not end as a picture does"),
     (f"show-detections {MODEL} --output x", "x does not end as a picture does"),
     (f"visualize {MODEL}", "name at least one IMAGE"),
-    (f"visualize {MODEL} text.txt --output-dir x", "text.txt"),
+    (f"visualize {MODEL} text.txt --output-dir x", "Cannot read the image text.txt"),
     (
         f"visualize {MODEL} clip.mp4 --output-dir x",
         "clip.mp4 is a video: only anchor-heads predict",
@@ -68,10 +68,17 @@ LINES = [
     ("benchmark --config-file config.yaml --device gpu", "--device gpu cannot be used here"),
     ("benchmark --config-file config.yaml --threads 0", "--threads must be at least 1"),
     ("benchmark --config-file config.yaml --kept 2", "--kept shares in (0, 1]"),
-    (f"export {MODEL} --format foo --output x.onnx", "foo"),
-    (f"export {MODEL} --format onnx --output x.bin", ".onnx"),
+    (f"export {MODEL} --format foo --output x.onnx", 'no format "foo": choose onnx, torch'),
+    (f"export {MODEL} --format onnx --output x.bin", "a file of format onnx ends with .onnx"),
     (f"export {MODEL} --format onnx --output x.onnx --size 0 0", "0 must be at least 1"),
-    (f"export {MODEL} --format onnx --output x.onnx --precision int8", "--calibration-images"),
+    (
+        f"export {MODEL} --format onnx --output x.onnx --precision int8",
+        "needs --format onnx and --calib",
+    ),
+    (
+        f"export {MODEL} --format onnx --output x.onnx --precision bfloat16",
+        "for --format torchscript",
+    ),
     (f"export {MODEL} --format onnx --output x.onnx {INT8} none.png", "There is no file or folder"),
     (f"export {MODEL} --format onnx --output x.onnx {INT8} clip.mp4", "there is no image among"),
     (f"export {MODEL} --format onnx --output x.onnx --calibration-images 0.png", "are for --prec"),
@@ -106,5 +113,5 @@ def test_one_line_says_what_is_wrong(command, folder, monkeypatch, words, expect
     before = set(folder.iterdir())
     code, said, error = command(*words.split(), *["OUTPUT_DIR", "run"] * words.startswith("eval"))
     assert code == 2 and expected in error.splitlines()[-1], error
-    assert "Traceback" not in error and "\nWrote" not in said
+    assert "Traceback" not in error and "Wrote" not in said
     assert set(folder.iterdir()) - {folder / "run"} <= before

@@ -68,21 +68,6 @@ def test_options_and_class_names(model, tmp_path, capsys):
     assert [x["name"] for x in metadata["categories"]] == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    "options,message",
-    [
-        (["--format", "tflite", "--output", "m.tflite"], 'no format "tflite": choose onnx, torch'),
-        (["--format", "onnx", "--output", "m.pt"], "a file of format onnx ends with .onnx"),
-        (["--format", "onnx", "--output", "m.onnx", "--precision", "int8"], "--calibration-images"),
-        (["--format", "onnx", "--output", "m.onnx", "--precision", "bfloat16"], "torchscript"),
-    ],
-)
-def test_wrong_options_are_said_in_one_line(options, message, model, capsys):
-    assert export(model, *options) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("anchor-heads export: error:") and message in lines[-1]
-
-
 def test_weights_of_another_model(model, tmp_path, capsys):
     torch.save({"model": {"x": torch.ones(1)}}, tmp_path / "other.pth")
     arguments = ["--format", "onnx", "--output", str(tmp_path / "m.onnx")]

@@ -134,9 +134,13 @@ def test_both_beside_each_other():
 
 
 def test_classes_without_names_are_numbered():
+    found = detections([[9, 9, 99, 99]], [0.9], [7])
+    numbers = Metadata(name="numbers", thing_classes=list("01234567"))
+    numbered = draw_detections(image(), found, numbers)
     for metadata in (Metadata(name="nameless"), METADATA):  # the latter has two names
-        picture = draw_detections(image(), detections([[9, 9, 99, 99]], [0.9], [7]), metadata)
-        assert painted_area(picture) is not None
+        assert (draw_detections(image(), found, metadata) == numbered).all()
+    others = Metadata(name="others", thing_classes=list("abcdefgh"))
+    assert (draw_detections(image(), found, others) != numbered).any()
 
 
 def test_panels_are_in_reading_order_at_one_scale():

@@ -109,21 +109,20 @@ def test_a_missing_data_set_is_said(config_file, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    "architecture, generator, anchors",
     [
-        ["MODEL.META_ARCHITECTURE", "GuidedAnchorRetinaNet"],
-        ["MODEL.META_ARCHITECTURE", "DynamicAnchorRetinaNet"],
-        ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"],
-        ["MODEL.META_ARCHITECTURE", "ProposalNetwork"],
-        [
-            *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
-            *("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
-        ],
+        ("GuidedAnchorRetinaNet", "RPN", "GuidedAnchorRetinaNet on p3, p4"),
+        ("DynamicAnchorRetinaNet", "RPN", "DynamicAnchorRetinaNet on p3, p4"),
+        ("GeneralizedRCNN", "GuidedAnchorRPN", "GuidedAnchorRPN on p3, p4"),
+        ("ProposalNetwork", "RPN", "RPN on p3, p4"),
+        ("GeneralizedRCNN", "PrecomputedProposals", "the model has none that could be diagnosed"),
     ],
 )
-def test_every_kind_of_model(config_file, overrides):
+def test_every_kind_of_model(config_file, architecture, generator, anchors):
     cfg = get_cfg()
     cfg.merge_from_file(config_file)
-    cfg.merge_from_list(overrides)
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = generator
     diagnosis = diagnose(cfg)
-    assert "36 objects" in str(diagnosis) and json.dumps(diagnosis.to_json())
+    assert "36 objects of 2 classes" in str(diagnosis) and f"Anchors: {anchors}" in str(diagnosis)
+    assert list(json.loads(json.dumps(diagnosis.to_json()))["recipe"]) == list(diagnosis.recipe)
