@@ -196,6 +196,13 @@ def apply_settings(
             group["lr"] = lr
 
 
+def num_iterations(solver: CfgNode, num_images: int) -> int:
+    """The length of a training: by SOLVER.MAX_EPOCHS if it is set, else SOLVER.MAX_ITER."""
+    if not solver.MAX_EPOCHS:
+        return solver.MAX_ITER
+    return max(1, math.ceil(solver.MAX_EPOCHS * num_images / solver.IMS_PER_BATCH))
+
+
 def scale_to_epochs(cfg: CfgNode) -> CfgNode:
     """The config with the number of iterations for SOLVER.MAX_EPOCHS.
 
@@ -210,7 +217,7 @@ def scale_to_epochs(cfg: CfgNode) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     solver = cfg.SOLVER
-    length = max(1, math.ceil(epochs * len(images) / solver.IMS_PER_BATCH))
+    length = num_iterations(solver, len(images))
     solver.STEPS = tuple(sorted({round(x * length / solver.MAX_ITER) for x in solver.STEPS}))
     solver.MAX_ITER = length
     cfg.freeze()

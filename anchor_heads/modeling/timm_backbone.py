@@ -21,6 +21,7 @@ __all__ = [
     "build_timm_fpn_p6_backbone",
     "build_timm_fpn_p6p7_backbone",
     "is_pretrained_by_timm",
+    "is_timm",
 ]
 
 # Pixel means and deviations may differ from timm's record by so much, of 255: the same weights are
@@ -140,11 +141,15 @@ def _is_in(parameter: str, module: str) -> bool:
     return parameter.startswith(module.replace(".", "_") + "_")
 
 
+def is_timm(cfg: CfgNode) -> bool:
+    """Whether the backbone of a config is a timm model."""
+    builders = (build_timm_fpn_p6_backbone.__name__, build_timm_fpn_p6p7_backbone.__name__)
+    return cfg.MODEL.BACKBONE.NAME in builders
+
+
 def is_pretrained_by_timm(cfg: CfgNode) -> bool:
     """Whether the backbone of a config is a timm model that starts from its own weights."""
-    node = cfg.MODEL.TIMM
-    builders = (build_timm_fpn_p6_backbone.__name__, build_timm_fpn_p6p7_backbone.__name__)
-    return cfg.MODEL.BACKBONE.NAME in builders and bool(node.PRETRAINED or node.CHECKPOINT)
+    return is_timm(cfg) and bool(cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.CHECKPOINT)
 
 
 def build_timm_backbone(cfg: CfgNode) -> TimmBackbone:

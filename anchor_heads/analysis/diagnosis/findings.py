@@ -22,8 +22,9 @@ from anchor_heads.analysis.recipe import recipe
 from anchor_heads.data.checks import num_classes_key
 from anchor_heads.data.coco_json import CONVERTED
 from anchor_heads.data.image_files import STORED_FRAME
+from anchor_heads.engine.resume import num_iterations
 from anchor_heads.errors import shorten
-from anchor_heads.modeling.timm_backbone import is_pretrained_by_timm
+from anchor_heads.modeling.timm_backbone import is_pretrained_by_timm, is_timm
 
 # An error ruins the training, a warning costs accuracy, a note is worth knowing.
 ERROR, WARNING, NOTE = SEVERITIES = "error", "warning", "note"
@@ -327,7 +328,9 @@ def _config(case) -> Iterator[Finding]:
 
     frozen = model.BACKBONE.FREEZE_AT
     if frozen and not model.WEIGHTS and not is_pretrained_by_timm(case.cfg):
-        changes = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.NORM": "BN"}
+        timm = is_timm(case.cfg)
+        norm = {"MODEL.TIMM.NORM_EVAL": False} if timm else {"MODEL.RESNETS.NORM": "BN"}
+        changes = {"MODEL.BACKBONE.FREEZE_AT": 0} | norm
         yield _finding("frozen_random_layers", ERROR, {"stages": frozen}, changes)
 
 
@@ -359,7 +362,7 @@ def _learning_rate(case) -> Iterator[Finding]:
 def _schedule(case) -> Iterator[Finding]:
     """Length, drops of the rate and warm-up; the last two for a better length if there is one."""
     solver, images = case.cfg.SOLVER, len(case.data.image_sizes)
-    iterations = length = solver.MAX_ITER
+    iterations = length = num_iterations(solver, images)
     per_epoch = max(1, images) / solver.IMS_PER_BATCH
     epochs = iterations / per_epoch
     name = None
@@ -368,14 +371,19 @@ def _schedule(case) -> Iterator[Finding]:
     elif epochs > MANY_EPOCHS and iterations > ENOUGH_ITERATIONS:
         name, length = "many_epochs", max(round(LONG_EPOCHS * per_epoch), ENOUGH_ITERATIONS)
     has_steps = solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
-    drops = [step / iterations for step in solver.STEPS if step < iterations]
-    steps = {"SOLVER.STEPS": tuple(int(x * length) for x in drops or USUAL_STEPS)}
-    if name:
+    # Shares of the length; SOLVER.MAX_EPOCHS leaves SOLVER.STEPS their shares of SOLVER.MAX_ITER.
+    drops = [step / solver.MAX_ITER for step in solver.STEPS if step < solver.MAX_ITER]
+    end = solver.MAX_ITER if solver.MAX_EPOCHS else length
+    steps = {"SOLVER.STEPS": tuple(int(x * end) for x in drops or USUAL_STEPS)}
+    if name and solver.MAX_EPOCHS:
+        changes = {"SOLVER.MAX_EPOCHS": float(f"{length / per_epoch:.3g}")}
+    elif name:
         changes = {"SOLVER.MAX_ITER": length} | (steps if has_steps else {})
+    if name:
         words = {"images": images, "usual": USUAL_EPOCHS}
         yield _finding(name, WARNING, {"epochs": epochs}, changes, **words)
     if has_steps and not drops:
-        numbers = {"steps": 0, "iterations": iterations}
+        numbers = {"steps": 0, "iterations": solver.MAX_ITER}
         yield _finding("steps_after_end", WARNING, numbers, steps, all_steps=tuple(solver.STEPS))
     if solver.WARMUP_ITERS > WARMUP_SHARE * iterations:
         numbers = {"warmup": solver.WARMUP_ITERS, "iterations": iterations}

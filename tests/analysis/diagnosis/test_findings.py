@@ -395,6 +395,21 @@ def test_many_epochs():
     assert "many_epochs" not in schedule(5000, batch=16, images=10)
 
 
+def test_a_length_in_epochs_goes_before_the_iterations():
+    """SOLVER.STEPS keep their shares of SOLVER.MAX_ITER, and the warm-up its iterations."""
+    key, lengths = "SOLVER.MAX_EPOCHS", ["SOLVER.STEPS", (60000, 80000), "SOLVER.MAX_EPOCHS"]
+    assert not {"few_epochs", "many_epochs"} & set(schedule(90000, *lengths, 12))
+    few = schedule(90000, *lengths, 2)["few_epochs"]
+    assert few.numbers == {"epochs": 2} and few.suggestion.changes == {key: 12.0}
+    many = schedule(10, *lengths, 400, batch=1)["many_epochs"]
+    assert many.numbers == {"epochs": 400} and many.suggestion.changes == {key: 100.0}
+    steps = changes(schedule(900, "SOLVER.STEPS", (900,), key, 12), "steps_after_end")
+    assert steps == {"SOLVER.STEPS": (600, 800)}
+    warmup = schedule(90000, *lengths, 12, "SOLVER.WARMUP_ITERS", 1000)["long_warmup"]
+    assert warmup.numbers == {"warmup": 1000, "iterations": 300}
+    assert warmup.suggestion.changes == {"SOLVER.WARMUP_ITERS": 15}
+
+
 def test_steps_after_end():
     def suggested(*arguments, **options):
         return changes(schedule(*arguments, **options), "steps_after_end")
@@ -439,8 +454,11 @@ def test_frozen_random_layers():
     weights, frozen, name = "MODEL.WEIGHTS", "MODEL.BACKBONE.FREEZE_AT", "frozen_random_layers"
     finding = of_config(weights, "", frozen, 2)[name]
     assert finding.severity == "error" and finding.numbers == {"stages": 2}
-    assert finding.suggestion.changes[frozen] == 0
+    assert finding.suggestion.changes == {frozen: 0, "MODEL.RESNETS.NORM": "BN"}
     timm = ["MODEL.BACKBONE.NAME", "build_timm_fpn_p6_backbone"]  # with timm's own weights
+    random = [*timm, "MODEL.TIMM.PRETRAINED", False, weights, "", frozen, 2]
+    changed = {frozen: 0, "MODEL.TIMM.NORM_EVAL": False}
+    assert changes(of_config(*random), name) == changed
     for others in ([weights, "", frozen, 0], [weights, "model.pth"], [*timm, weights, ""]):
         assert name not in of_config(frozen, 2, *others)
 
