@@ -45,7 +45,8 @@ def add_run_config(cfg: CfgNode) -> None:
     # from scratch.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # In how many parts, one after another, each process goes through its images of a step: a
-    # smaller part takes less memory. Batch norm sees the parts, not the whole.
+    # smaller part takes less memory. Batch norm sees the parts, not the whole, and losses are
+    # normalised by the number of objects of each part.
     cfg.SOLVER.GRADIENT_ACCUMULATION = 1
     # Length in passes over the training images. Above 0 it replaces SOLVER.MAX_ITER, and
     # SOLVER.STEPS keep their shares of the length.

@@ -8,7 +8,6 @@ from tiny_run import (
     Record,
     arguments,
     load_weights,
-    read_record,
     train,
     write_config,
     write_data_set,
@@ -66,19 +65,6 @@ def test_another_run_is_refused(tmp_path, config, overrides, message):
 
 
 # --- features that are off by default ---
-
-
-def test_accumulated_gradients_are_those_of_the_batch(tmp_path):
-    """Nearly: each part is divided by its own number of objects."""
-    write_data_set(tmp_path)
-    config = write_config(tmp_path, overrides=["SOLVER.IMS_PER_BATCH", 4])
-    for parts in (1, 2):
-        overrides = ["SOLVER.GRADIENT_ACCUMULATION", parts, "OUTPUT_DIR", tmp_path / str(parts)]
-        train(arguments(config, *overrides), Record(tmp_path / f"{parts}.json"))
-    whole, parted = (read_record(tmp_path / f"{parts}.json") for parts in (1, 2))
-    assert [x["files"] for x in whole] == [x["files"] for x in parted]
-    losses = [x[0]["losses"]["total_loss"] for x in (whole, parted)]
-    assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
 def test_length_in_epochs(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage
 from tiny_run import (
@@ -15,6 +16,7 @@ from tiny_run import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.train_step import NonFiniteError
 
 
@@ -105,6 +107,28 @@ class CopiedBuffers(TorchDispatchMode):
         if function is torch.ops.aten.clone.default and args[0].data_ptr() in self.names:
             self.copied.append(self.names[args[0].data_ptr()])
         return function(*args, **(kwargs or {}))
+
+
+def test_accumulated_gradients_are_those_of_the_batch(make_config):
+    """Of images of one size, in two parts with three objects each."""
+    config, found = make_config("FreeAnchorRetinaNet", "SOLVER.IMS_PER_BATCH", 4), {}
+    for parts in (1, 2):
+        trainer = trainer_for(config, "SOLVER.GRADIENT_ACCUMULATION", parts)
+        records = DatasetCatalog.get(trainer.cfg.DATASETS.TRAIN[0])
+        mapper = DatasetMapper(trainer.cfg, is_train=True)
+        batch = [mapper(records[i]) for i in (2, 5, 11, 8)]
+        assert [len(x["instances"]) for x in batch] == [1, 2, 2, 1]
+        assert len({x["image"].shape for x in batch}) == 1
+        step = trainer._trainer
+        step.iter, step.data_loader = 0, [batch]
+        with EventStorage() as storage:
+            step.run_step()
+        gradients = {name: x.grad for name, x in trainer.model.named_parameters()}
+        found[parts] = gradients, storage.latest()["total_loss"][0]
+    assert found[2][1] == pytest.approx(found[1][1])
+    for name, gradient in found[1][0].items():
+        limit = 1e-5 * gradient.abs().max().item()
+        torch.testing.assert_close(found[2][0][name], gradient, rtol=1e-4, atol=limit, msg=name)
 
 
 def test_a_step_copies_no_statistics_that_are_frozen(make_config):
