@@ -129,13 +129,15 @@ def test_commands_have_the_options_they_are_given(page):
     for _, command, *words in filter(lambda words: words[1:], commands(page, "anchor-heads")):
         if command == "COMMAND":
             continue
-        parser = argparse.ArgumentParser()
-        importlib.import_module(f"anchor_heads.cli.{command.replace('-', '_')}").add_arguments(
-            parser
-        )
         given = {x.strip("[]") for x in words if x.strip("[]")[:2] == "--"}
-        wrong += [(command, option) for option in given - set(parser._option_string_actions)]
+        wrong += [(command, option) for option in given - options_of_command(command)]
     assert wrong == []
+
+
+def options_of_command(name):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"anchor_heads.cli.{name.replace('-', '_')}").add_arguments(parser)
+    return set(parser._option_string_actions)
 
 
 def test_scripts_have_the_options_they_are_given(page, options_of):
@@ -173,6 +175,16 @@ def options_of():
         return known[script]
 
     return options
+
+
+def test_it_is_said_which_commands_lack_a_common_option():
+    rows = re.findall(
+        r"^\| `(--[\w-]+)` \|.*\|(.*)\|$", (ROOT / "docs/commands.md").read_text(), re.MULTILINE
+    )
+    assert [option for option, _ in rows] == ["--config-file", "--weights", "--output", "--force"]
+    for option, names in rows:
+        lacking = {name for name in COMMANDS if option not in options_of_command(name)}
+        assert set(CODE.findall(names)) == lacking
 
 
 def test_every_command_is_described():
