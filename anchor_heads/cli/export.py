@@ -10,6 +10,7 @@ torch and torchvision. docs/export.md has examples.
 """
 
 import os
+from tempfile import TemporaryDirectory
 
 from anchor_heads.cli.arguments import (
     add_class_names,
@@ -79,22 +80,26 @@ def run(args) -> None:
     predictor, categories = load_predictor(cfg)
     if args.class_names:
         categories = renamed(categories, args.class_names)
-    os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
-    export_model(
-        predictor.model,
-        args.output,
-        args.format,
-        describe(cfg, categories),
-        args.size and tuple(args.size),
-        args.image_type,
-        args.resize,
-        args.plain_operators,
-        args.precision == "bfloat16",
-    )
-    if args.precision == "int8":
-        from anchor_heads.export.int8 import quantize
+    folder, name = os.path.split(os.path.abspath(args.output))
+    os.makedirs(folder, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as scratch:  # for a file that is not complete
+        path = os.path.join(scratch, name)
+        export_model(
+            predictor.model,
+            path,
+            args.format,
+            describe(cfg, categories),
+            args.size and tuple(args.size),
+            args.image_type,
+            args.resize,
+            args.plain_operators,
+            args.precision == "bfloat16",
+        )
+        if args.precision == "int8":
+            from anchor_heads.export.int8 import quantize
 
-        quantize(args.output, (x for image in images for x in image.frames()))
+            quantize(path, (x for image in images for x in image.frames()))
+        os.replace(path, args.output)
     megabytes = os.path.getsize(args.output) / 1e6
     names = ", ".join(category["name"] for category in categories)
     print(f"Wrote {args.output}: {args.format}, {megabytes:.0f} MB, classes {names}")

@@ -68,6 +68,23 @@ def test_options_and_class_names(model, tmp_path, capsys):
     assert [x["name"] for x in metadata["categories"]] == ["a", "b"]
 
 
+def test_a_calibration_that_fails_leaves_no_file(model, tmp_path, capsys, monkeypatch):
+    """Neither one in float32, nor instead of an earlier one."""
+    monkeypatch.setattr(
+        "anchor_heads.cli.export.export_model", lambda _, path, *__: open(path, "x")
+    )
+    monkeypatch.setattr("anchor_heads.export.int8.quantize", lambda _, images: list(images))
+    broken, path = tmp_path / "broken.png", tmp_path / "m.onnx"
+    broken.write_text("no image")
+    options = ["--format", "onnx", "--output", str(path), "--precision", "int8", "--force"]
+    options += ["--calibration-images", str(broken)]
+    assert export(model, *options) == 2
+    assert f"Cannot read the image {broken}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [broken]
+    path.write_text("earlier")
+    assert export(model, *options) == 2 and path.read_text() == "earlier"
+
+
 def test_weights_of_another_model(model, tmp_path, capsys):
     torch.save({"model": {"x": torch.ones(1)}}, tmp_path / "other.pth")
     arguments = ["--format", "onnx", "--output", str(tmp_path / "m.onnx")]
