@@ -95,20 +95,6 @@ def test_a_first_step_that_fails_starts_again(tmp_path, make_config):
     assert train(arguments(config, flags=("--resume",))).start_iter == 0
 
 
-class CopiedBuffers(TorchDispatchMode):
-    """Lists the buffers of a model that are copied as they stand, by name."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.names = {buffer.data_ptr(): name for name, buffer in model.named_buffers()}
-        self.copied = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten.clone.default and args[0].data_ptr() in self.names:
-            self.copied.append(self.names[args[0].data_ptr()])
-        return function(*args, **(kwargs or {}))
-
-
 def test_accumulated_gradients_are_those_of_the_batch(make_config):
     """Of images of one size, in two parts with three objects each."""
     config, found = make_config("FreeAnchorRetinaNet", "SOLVER.IMS_PER_BATCH", 4), {}
@@ -129,6 +115,20 @@ def test_accumulated_gradients_are_those_of_the_batch(make_config):
     for name, gradient in found[1][0].items():
         limit = 1e-5 * gradient.abs().max().item()
         torch.testing.assert_close(found[2][0][name], gradient, rtol=1e-4, atol=limit, msg=name)
+
+
+class CopiedBuffers(TorchDispatchMode):
+    """Lists the buffers of a model that are copied as they stand, by name."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.names = {buffer.data_ptr(): name for name, buffer in model.named_buffers()}
+        self.copied = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.clone.default and args[0].data_ptr() in self.names:
+            self.copied.append(self.names[args[0].data_ptr()])
+        return function(*args, **(kwargs or {}))
 
 
 def test_a_step_copies_no_statistics_that_are_frozen(make_config):
