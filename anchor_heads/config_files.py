@@ -6,10 +6,11 @@ A shipped name is a path below ``configs/``, such as "free_anchor/free_anchor_R_
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -85,6 +86,20 @@ def _adopt(node: CfgNode) -> None:
         if isinstance(value, CfgNode):
             node[name] = value = value if isinstance(value, Config) else Config(value)
             _adopt(value)
+
+
+def leaves(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of all values below a node, such as ("SOLVER.BASE_LR", 0.001), without groups.
+
+    Args:
+        node (CfgNode or dict): a config, or one as read from YAML.
+        prefix (str): what the keys start with.
+    """
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _with_floats(node: CfgNode, known: CfgNode) -> CfgNode:

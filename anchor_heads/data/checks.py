@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -261,7 +262,7 @@ def _check_classes(cfg, names):
     key = num_classes_key(cfg)
     if key is None:
         return
-    num_classes = functools.reduce(getattr, key.split("."), cfg)
+    num_classes = attrgetter(key)(cfg)
     known = {name: MetadataCatalog.get(name).get("thing_classes") for name in names}
     known = {name: list(classes) for name, classes in known.items() if classes}
     for name, classes in known.items():

@@ -7,7 +7,7 @@ and not before it has come to them, which may be after the training.
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from detectron2.modeling import (
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from anchor_heads.config import get_cfg
+from anchor_heads.config_files import leaves
 from anchor_heads.errors import first_line
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes, flattened, is_number
 
@@ -131,9 +132,9 @@ def check_config_values(cfg: CfgNode) -> None:
     Raises:
         ValueError: if the value of a key is impossible; says what it must be.
     """
-    defaults = dict(_leaves(get_cfg()))
+    defaults = dict(leaves(get_cfg()))
     own_backbone = _is_own_backbone(cfg.MODEL.BACKBONE.NAME)
-    for key, value in _leaves(cfg):
+    for key, value in leaves(cfg):
         if value is None and defaults.get(key) is not None:
             raise ValueError(f"{key} has no value; its default is {defaults[key]!r}.")
         _check_numbers(key, value)
@@ -174,14 +175,6 @@ def check_choice(key: str, value: Any, names: Iterable) -> None:
         texts = [str(name) for name in names]
         similar = difflib.get_close_matches(str(value), texts, n=3, cutoff=0.3) or texts
         raise ValueError(f"{key} is {value!r}; write for example {', '.join(map(repr, similar))}.")
-
-
-def _leaves(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _is_own_backbone(name: str) -> bool:

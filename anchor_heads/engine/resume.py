@@ -13,6 +13,7 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.solver import LRMultiplier
 from torch import nn
 
+from anchor_heads.config_files import leaves
 from anchor_heads.engine.checkpoint import read_entries
 from anchor_heads.errors import first_line
 
@@ -149,21 +150,12 @@ def changed_keys(saved: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     """
     if not saved:
         return {}
-    before, now = (_flatten(yaml.safe_load(text)) for text in (saved, cfg.dump()))
+    before, now = (dict(leaves(yaml.safe_load(text))) for text in (saved, cfg.dump()))
     return {
         key: (before[key], value)
         for key, value in now.items()
         if key in before and before[key] != value and key not in UNIMPORTANT
     }
-
-
-def _flatten(node: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in node.items():
-        flat |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _describe(changed: dict[str, tuple[Any, Any]], keys: list[str]) -> str:

@@ -8,6 +8,7 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from detectron2.utils.logger import setup_logger
 
 from anchor_heads import model_zoo
 from anchor_heads.config import get_cfg
-from anchor_heads.config_files import find_config
+from anchor_heads.config_files import find_config, leaves
 from anchor_heads.data.class_names import note_classes
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.engine.checkpoint import LAST_CHECKPOINT
@@ -125,7 +126,7 @@ def merge_config(args: Namespace) -> CfgNode:
         try:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, SyntaxError):
-            known = _value(cfg, key)
+            known = attrgetter(key)(cfg)
             raise ValueError(
                 f"{key} {value}: a value of this key is of the type {type(known).__name__}, such "
                 f"as {known!r}."
@@ -250,38 +251,21 @@ def _file_config(args: Namespace) -> CfgNode:
 
 def _check_overrides(cfg: CfgNode, overrides: list[str]) -> None:
     overrides = [str(x) for x in overrides]
-    keys = _keys(cfg)
+    keys = [key for key, _ in leaves(cfg)]
     for i in range(0, len(overrides), 2):
         key = overrides[i]
         if key.startswith("--"):
             raise ValueError(f"{key} stands behind config keys: write options before them.")
         if "=" in key and key.split("=")[0] in keys:
             raise ValueError(f"Overrides are KEY VALUE, not {key}: {key.replace('=', ' ', 1)}")
+        if group := [x for x in keys if x.startswith(f"{key}.")]:
+            raise ValueError(f"{key} is a group of keys, such as {group[0]}.")
         if key not in keys:
             similar = difflib.get_close_matches(key, keys, n=3, cutoff=0.6)
             hint = f" Similar keys: {', '.join(similar)}." if similar else ""
             raise ValueError(f"There is no config key {key}.{hint}")
-        if isinstance(_value(cfg, key), CfgNode):
-            raise ValueError(
-                f"{key} is a group of keys, such as {key}.{next(iter(_value(cfg, key)))}."
-            )
         if i + 1 == len(overrides) or (overrides[i + 1] in keys and len(overrides) % 2):
             raise ValueError(f"Overrides are pairs of key and value, and {key} has no value.")
-
-
-def _value(cfg: CfgNode, key: str):
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg
-
-
-def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in cfg.items():
-        keys.append(prefix + name)
-        if isinstance(value, CfgNode):
-            keys += _keys(value, f"{prefix}{name}.")
-    return keys
 
 
 @contextmanager
