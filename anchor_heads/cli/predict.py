@@ -42,7 +42,13 @@ from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
 from anchor_heads.data.image_files import ImageFileError
 from anchor_heads.predictor import annotated_categories, load_predictor, metadata_of, renamed
-from anchor_heads.visualization.drawing import MIN_SHORT_SIDE, SCORE_THRESHOLD, draw_detections
+from anchor_heads.visualization.drawing import (
+    MAX_LONG_SIDE,
+    MIN_SHORT_SIDE,
+    SCORE_THRESHOLD,
+    draw_detections,
+    readable_scale,
+)
 
 
 def add_arguments(parser):
@@ -94,7 +100,7 @@ def run(args) -> int:
     metadata = metadata_of(cfg, categories)
 
     def paint(image, instances):
-        scale = max(1.0, MIN_SHORT_SIDE / min(image.shape[:2]))
+        scale = max(1.0, readable_scale(image))
         return draw_detections(image, instances, metadata, threshold, scale)
 
     pictures = Pictures(files, paint)
@@ -179,7 +185,7 @@ def report(args, cfg, threshold, done) -> None:
     print(f"Predicted {total - done.num_frames} images and {done.num_frames} frames of videos")
     enlarged = {cfg.INPUT.MIN_SIZE_TEST: "for the model (INPUT.MIN_SIZE_TEST 0 keeps their size)"}
     if args.output:
-        enlarged[MIN_SHORT_SIDE] = "in their pictures"
+        enlarged[MIN_SHORT_SIDE] = f"in their pictures (long side: up to {MAX_LONG_SIDE})"
     for limit, where in enlarged.items():
         if number := sum(n for side, n in done.short_sides.items() if side < limit):
             print(

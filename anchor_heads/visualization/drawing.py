@@ -49,6 +49,13 @@ class Panel(NamedTuple):
     """The value of the last colour; that of the first is 0."""
 
 
+def readable_scale(image: np.ndarray) -> float:
+    """How much an image has to be enlarged, or reduced, to a size that can be read."""
+    height, width = image.shape[:2]
+    enlarged = max(1.0, MIN_SHORT_SIDE / min(height, width))
+    return min(enlarged, MAX_LONG_SIDE / max(height, width))
+
+
 def draw_detections(
     image: np.ndarray,
     instances: Instances,
@@ -223,9 +230,7 @@ def _draw(
     image, boxes, labels, classes, masks=None, keypoints=None, scale=None, metadata=None
 ) -> np.ndarray:
     if scale is None:
-        height, width = image.shape[:2]
-        scale = max(1.0, MIN_SHORT_SIDE / min(height, width))
-        scale = min(scale, MAX_LONG_SIDE / max(height, width))
+        scale = readable_scale(image)
     # Colours are named here since Visualizer would take them from numpy's global generator.
     palette = colormap(rgb=True, maximum=1)
     colors = [palette[i % len(palette)] for i in classes]

@@ -136,6 +136,17 @@ def test_what_is_read_is_never_replaced(tmp_path, command):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_pictures_of_narrow_images_are_enlarged_up_to_a_long_side(model, command):
+    folder, arguments = model
+    for height, width in ((48, 64), (8, 200), (8, 2000)):
+        image = np.zeros((height, width, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{height}x{width}.png"), image)
+    images, output = folder / "*x*.png", folder / "out"
+    assert command("predict", *arguments, images, "--output", output)[0] == 0
+    sizes = {path.stem: cv2.imread(str(path)).shape[:2] for path in output.iterdir()}
+    assert sizes == {"48x64": (320, 426), "8x200": (53, 1333), "8x2000": (8, 2000)}
+
+
 def test_an_image_that_cannot_be_resized_is_named_and_passed_over(tmp_path, command):
     config = write_model(tmp_path)
     cv2.imwrite(str(tmp_path / "strip.png"), np.zeros((1, 9000, 3), np.uint8))
