@@ -8,8 +8,9 @@ import re
 import sys
 from operator import attrgetter
 
-# The oldest torch with everything the package uses, the newest being nn.utils.get_total_norm.
-MIN_TORCH = "2.6"
+# The oldest torch with what every model uses, the newest being compiler.is_exporting. Some formats
+# of anchor_heads.export need a newer one.
+MIN_TORCH = "2.7"
 # What the package is developed and tested with, as in the requirements files.
 TORCH = "torch==2.14.1 torchvision==0.29.1"
 DETECTRON2 = (
@@ -49,7 +50,7 @@ def check_torch() -> None:
         raise ImportError(
             f"anchor_heads needs torch >= {MIN_TORCH}, found none. {_how_to(*INSTALL_TORCH)}"
         ) from None
-    if _version(torch.__version__) < _version(MIN_TORCH):
+    if is_older(torch.__version__, MIN_TORCH):
         raise ImportError(
             f"anchor_heads needs torch >= {MIN_TORCH}, found torch {torch.__version__} in "
             f"{torch.__file__}. {_how_to(*INSTALL_TORCH, *REPLACE_DETECTRON2)}"
@@ -79,9 +80,13 @@ def check_detectron2() -> None:
         ) from error
 
 
-def _version(text: str) -> tuple[int, ...]:
-    """(2, 14) of "2.14.1+cu130": the two numbers that decide."""
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+def is_older(version: str, other: str) -> bool:
+    """Whether a version such as "2.14.1+cu130" is older, by its first two numbers."""
+    return _numbers(version) < _numbers(other)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
 
 
 def _how_to(*pip_arguments: str) -> str:

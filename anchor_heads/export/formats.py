@@ -13,6 +13,7 @@ from torch import nn
 
 from anchor_heads import __version__
 from anchor_heads._private import sizes_may_be_one
+from anchor_heads._requirements import is_older
 
 from .recording import Recordable, fold_batch_norms, recordable
 
@@ -23,6 +24,8 @@ OPSET = 20
 # Of the image that is recorded. Any will do that has several cells on the coarsest level.
 EXAMPLE_SIZE = (608, 800)
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "torch-export": ".pt2"}
+# torch.export has prefer_deferred_runtime_asserts_over_guards since this version.
+MIN_TORCH_OF_TORCH_EXPORT = "2.9"
 
 
 def export_model(
@@ -56,7 +59,7 @@ def export_model(
     Raises:
         ValueError: if there is no such format, the suffix is another one's, the model is of another
             kind, or the format has no bfloat16.
-        ImportError: if the format needs a package that is not installed.
+        ImportError: if the format needs a package that is not installed, or a newer torch.
     """
     check_format(path, format)
     if not isinstance(model, (DenseDetector, GeneralizedRCNN)):
@@ -111,12 +114,17 @@ def check_format(path: str, format: str) -> None:
     """
     Raises:
         ValueError: if there is no such format, or the suffix of the file is another one's.
-        ImportError: if the format needs a package that is not installed.
+        ImportError: if the format needs a package that is not installed, or a newer torch.
     """
     if format not in SUFFIXES:
         raise ValueError(f'There is no format "{format}": choose {", ".join(SUFFIXES)}')
     if not path.endswith(SUFFIXES[format]):
         raise ValueError(f"{path}: a file of format {format} ends with {SUFFIXES[format]}")
+    if format != "torchscript" and is_older(torch.__version__, MIN_TORCH_OF_TORCH_EXPORT):
+        raise ImportError(
+            f"--format {format} needs torch >= {MIN_TORCH_OF_TORCH_EXPORT}, found "
+            f"{torch.__version__}: install a newer one, or choose --format torchscript"
+        )
     if format == "onnx":
         require("onnx", "onnxscript")
 

@@ -16,7 +16,7 @@ from exported_models import (
 
 from anchor_heads import model_zoo
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
-from anchor_heads.export import SUFFIXES, ExportedPredictor, describe, export_model
+from anchor_heads.export import SUFFIXES, ExportedPredictor, check_format, describe, export_model
 from anchor_heads.export.recording import (
     fold_batch_norms,
     pad_same,
@@ -27,6 +27,14 @@ from anchor_heads.export.recording import (
 
 def run(path, image):
     return ExportedPredictor(path).run(image.numpy())
+
+
+def test_what_torch_export_records_needs_a_newer_torch(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.8.0+cpu")
+    check_format("m.pt", "torchscript")
+    for format in ("onnx", "torch-export"):
+        with pytest.raises(ImportError, match=f"{format} needs torch >= 2.9, found 2.8.0"):
+            check_format(f"m{SUFFIXES[format]}", format)
 
 
 @pytest.mark.parametrize("format", FORMATS)
