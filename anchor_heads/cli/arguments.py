@@ -122,9 +122,12 @@ def _load(config_file: str, overrides: Sequence[str], weights: str | None) -> Cf
     cfg = engine.load_config(argparse.Namespace(config_file=config_file, opts=list(overrides)))
     if weights:
         check_weights(weights)
-        if is_exported(weights):
-            raise ValueError(f"{weights} is exported, and predict alone runs it: name a checkpoint")
         cfg.MODEL.WEIGHTS = weights
+    if is_exported(cfg.MODEL.WEIGHTS):
+        raise ValueError(
+            f"{cfg.MODEL.WEIGHTS} is exported, and predict --weights alone runs it, without a "
+            "config: name a checkpoint"
+        )
     return cfg
 
 

@@ -23,6 +23,7 @@ from anchor_heads.cli.arguments import (
 from anchor_heads.cli.inputs import find_images
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.export import SUFFIXES, check_format, describe, export_model
+from anchor_heads.export.formats import require
 from anchor_heads.predictor import load_predictor, renamed
 
 
@@ -72,6 +73,8 @@ def run(args) -> None:
         raise ValueError("--precision int8 needs --format onnx and --calibration-images")
     if args.calibration_images and args.precision != "int8":
         raise ValueError("--calibration-images are for --precision int8")
+    if args.precision == "int8":
+        require("onnxruntime")
     images = find_images(args.calibration_images)
     cfg = load_config(args)
     check_outputs([args.output], filter(None, [args.weights]), args.force)

@@ -70,6 +70,14 @@ LINES = [
     ("benchmark --config-file config.yaml --kept 2", "--kept shares in (0, 1]"),
     (f"export {MODEL} --format foo --output x.onnx", 'no format "foo": choose onnx, torch'),
     (f"export {MODEL} --format onnx --output x.bin", "a file of format onnx ends with .onnx"),
+    (
+        "visualize --config-file config.yaml 0.png --output x MODEL.WEIGHTS m.pt",
+        "m.pt is exported, and predict --weights alone runs it",
+    ),
+    (
+        "export --config-file config.yaml --format onnx --output x.onnx MODEL.WEIGHTS m.onnx",
+        "m.onnx is exported, and predict --weights alone runs it",
+    ),
     (f"export {MODEL} --format onnx --output x.onnx --size 0 0", "0 must be at least 1"),
     (
         f"export {MODEL} --format onnx --output x.onnx --precision int8",

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -85,6 +86,14 @@ def test_a_calibration_that_fails_leaves_no_file(model, tmp_path, capsys, monkey
     assert export(model, *options) == 2 and path.read_text() == "earlier"
 
 
+def test_int8_without_onnxruntime_is_said_before_the_export(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    path, images = tmp_path / "new" / "m.onnx", ["--calibration-images", str(model / "noise.png")]
+    options = ["--format", "onnx", "--output", str(path), "--precision", "int8", *images]
+    assert export(model, *options) == 2
+    assert "onnxruntime is not installed" in capsys.readouterr().err and not path.parent.exists()
+
+
 def test_weights_of_another_model(model, tmp_path, capsys):
     torch.save({"model": {"x": torch.ones(1)}}, tmp_path / "other.pth")
     arguments = ["--format", "onnx", "--output", str(tmp_path / "m.onnx")]
@@ -99,7 +108,7 @@ def test_exported_models_are_for_predict_and_need_no_config(model, tmp_path, cap
     picture = str(model / "noise.png")
     for arguments, message in (
         (["predict", "--config-file", config, "--weights", path, picture], "name no config"),
-        (["visualize", config, "--weights", path, picture], "predict alone runs it"),
+        (["visualize", config, "--weights", path, picture], "predict --weights alone runs it"),
     ):
         assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]
