@@ -71,7 +71,7 @@ def _categories(cfg, checkpoint, num_classes):
             return [{"id": id, "name": name} for id, name in zip(ids, names, strict=True)]
     logger.warning(
         f"The names of the model's {num_classes} classes are not known: they are numbered from 0. "
-        "--class-names gives them names, --annotations also ids."
+        "MODEL.CLASS_NAMES gives them names, MODEL.CATEGORY_IDS ids."
     )
     return [{"id": i, "name": str(i)} for i in range(num_classes)]
 
@@ -82,21 +82,25 @@ def metadata_of(cfg: CfgNode, categories: Sequence[dict]) -> Metadata:
     return Metadata(**data_set | {"thing_classes": [category["name"] for category in categories]})
 
 
-def annotated_categories(categories: Sequence[dict], annotations: dict, file: str) -> list[dict]:
+def annotated_categories(
+    categories: Sequence[dict], annotations: dict, file: str, *, proposals: bool = False
+) -> list[dict]:
     """The categories of an annotation file, in the order of a model's classes.
 
     They are found by name; where the names differ, the order of their ids is that of the classes.
+    Proposals, which have no class, get the first one.
 
     Args:
         categories (sequence of dict): those of the model.
         annotations (dict): the content of a file in COCO format.
         file (str): its path, for messages.
+        proposals (bool): whether the model makes proposals.
 
     Raises:
         ValueError: if the numbers of classes differ.
     """
     listed = sorted(annotations["categories"], key=lambda category: category["id"])
-    if categories == PROPOSALS:
+    if proposals:
         return listed[:1]
     if len(listed) != len(categories):
         names = shorten([category["name"] for category in listed])

@@ -26,6 +26,9 @@ def test_classes_have_the_names_and_ids_that_training_noted(tmp_path, caplog):
     _, categories = loaded(tmp_path)
     assert categories == [{"id": 0, "name": "0"}, {"id": 1, "name": "1"}]
     assert "names of the model's 2 classes are not known" in caplog.text
+    assert "MODEL.CLASS_NAMES gives them names" in caplog.text
+    given = "MODEL.CLASS_NAMES", ["red", "white"], "MODEL.CATEGORY_IDS", [3, 7]
+    assert loaded(tmp_path, "", None, *given)[1] == CELLS
 
     def note(content):
         content |= {"class_names": ["red", "white"], "category_ids": [3, 7]}
@@ -49,7 +52,10 @@ def test_categories_of_an_annotation_file_are_found_by_name_or_order():
     assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [12, 9]
     listed = [{"id": 9, "name": "B"}, {"id": 4, "name": "A", "supercategory": "cell"}]
     assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [4, 9]
-    assert [x["id"] for x in annotated_categories(PROPOSALS, {"categories": listed}, "x")] == [4]
+    (first,) = annotated_categories(PROPOSALS, {"categories": listed}, "x", proposals=True)
+    assert first["id"] == 4
+    with pytest.raises(ValueError, match="has 1 classes, and x has 2"):  # of a detector
+        annotated_categories([{"id": 1, "name": "object"}], {"categories": listed}, "x")
     with pytest.raises(ValueError, match=r"has 2 classes, and x has 1 \(A\)"):
         annotated_categories(CELLS, {"categories": listed[1:]}, "x")
 

@@ -38,6 +38,7 @@ from anchor_heads.cli.arguments import (
 from anchor_heads.cli.errors import INTERRUPTED
 from anchor_heads.cli.inputs import Source, find_sources, match_images
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
+from anchor_heads.data.checks import num_classes_key
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
 from anchor_heads.data.image_files import ImageFileError
@@ -93,7 +94,10 @@ def run(args) -> int:
     register_coco_format(cfg)
     predictor, categories = load_predictor(cfg)
     if annotations:
-        categories = annotated_categories(categories, annotations, args.annotations)
+        proposals = num_classes_key(cfg) is None
+        categories = annotated_categories(
+            categories, annotations, args.annotations, proposals=proposals
+        )
     if args.class_names:
         categories = renamed(categories, args.class_names)
     threshold = SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
