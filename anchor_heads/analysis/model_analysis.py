@@ -10,7 +10,8 @@ The counts follow from the config and the image size alone, since what depends o
 
 - A model that keeps some locations only, by a prediction, keeps all of them, the most that it can.
 - ROI heads get MODEL.RPN.POST_NMS_TOPK_TEST proposals, of precomputed ones
-  DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST; mask and keypoint heads TEST.DETECTIONS_PER_IMAGE boxes.
+  DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST; mask and keypoint heads TEST.DETECTIONS_PER_IMAGE boxes,
+  or as many as there are proposals where that is -1.
 
 A deformable convolution counts as much as a plain one of its size. The convolution that makes its
 offsets counts by itself.
@@ -156,6 +157,9 @@ def _forward(model, inputs, cfg):
     size, box = images.image_sizes[0], images.tensor.new_tensor([[0.0, 0.0, 1.0, 1.0]])
     proposals = Instances(size, proposal_boxes=Boxes(box.repeat(num_proposals, 1)))
     model.roi_heads(images, features, [proposals])
-    detections = Instances(size, pred_boxes=Boxes(box.repeat(cfg.TEST.DETECTIONS_PER_IMAGE, 1)))
+    num_detections = cfg.TEST.DETECTIONS_PER_IMAGE
+    if num_detections < 0:  # no limit
+        num_detections = num_proposals
+    detections = Instances(size, pred_boxes=Boxes(box.repeat(num_detections, 1)))
     detections.pred_classes = torch.zeros(len(detections), dtype=torch.int64, device=box.device)
     return model.roi_heads.forward_with_given_boxes(features, [detections])

@@ -23,6 +23,7 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
 )
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from anchor_heads.config import get_cfg
@@ -41,7 +42,7 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "whole and at least 1": (lambda x: x >= 1 and float(x).is_integer(), r"SOLVER\.STEPS"),
     "above 0": (lambda x: x > 0, r"SOLVER\.CLIP_GRADIENTS\.NORM_TYPE"),
-    "at least 1, or -1 for no limit": (
+    "at least 1, or -1 for no limit": (  # the latter for two-stage models
         lambda x: x >= 1 or x == -1,
         r"TEST\.DETECTIONS_PER_IMAGE",
     ),
@@ -156,6 +157,14 @@ def check_config_values(cfg: CfgNode) -> None:
             raise ValueError(f"DATASETS.{key} has {wrong[0]!r}; write names of data sets.")
     if not cfg.OUTPUT_DIR or "\0" in cfg.OUTPUT_DIR:
         raise ValueError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR!r}; name a folder.")
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if cfg.TEST.DETECTIONS_PER_IMAGE < 0 and issubclass(
+        META_ARCH_REGISTRY.get(architecture), DenseDetector
+    ):
+        raise ValueError(
+            f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}, which two-stage models "
+            f"alone take for no limit; write a number for {architecture}."
+        )
     if cfg.TEST.AUG.ENABLED and not cfg.TEST.AUG.MIN_SIZES:
         raise ValueError("TEST.AUG.MIN_SIZES is empty; write the sizes of the images.")
     if wrong := [entry for entry in cfg.TEST.EXPECTED_RESULTS if len(entry) != 4]:

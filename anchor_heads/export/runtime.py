@@ -70,7 +70,11 @@ class ExportedPredictor:
         return {"instances": detector_postprocess(instances, height, width)}
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """The (C, height, width) input of the model, of an image as in :meth:`__call__`."""
+        """The (C, height, width) input of the model, of an image as in :meth:`__call__`.
+
+        Raises:
+            ValueError: if the model is for images of one size, and this is another one.
+        """
         if self.metadata["input_format"] == "RGB":
             image = image[:, :, ::-1]
         image = self.aug.get_transform(image).apply_image(image)

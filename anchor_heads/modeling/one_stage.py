@@ -40,35 +40,29 @@ def candidates_before_nms(model: nn.Module, topk_candidates: int | None = None):
     also by an exception, the model is as it was.
 
     Args:
-        model (nn.Module): a dense detector whose inference follows the attributes of Detectron2's
-            RetinaNet (``test_topk_candidates``, ``test_nms_thresh``,
-            ``max_detections_per_image``), or the DistributedDataParallel module around it.
+        model (DenseDetector): whose inference follows the attributes of Detectron2's RetinaNet
+            (``test_topk_candidates``, ``test_nms_thresh``, ``max_detections_per_image``), or the
+            DistributedDataParallel module around it.
         topk_candidates (int or None): candidates kept per feature level, the best first; None for
             all of them. With predicted anchors, the limit is on anchors, each with all classes.
 
     Raises:
-        TypeError: if the model lacks one of these attributes, as GeneralizedRCNN does.
+        TypeError: if the model is no dense detector, as GeneralizedRCNN.
     """
     model = unwrap(model)
-    settings = {
-        "test_topk_candidates": sys.maxsize if topk_candidates is None else topk_candidates,
-        "test_nms_thresh": _NMS_OFF,
-        "max_detections_per_image": sys.maxsize,
-    }
-    missing = [name for name in settings if not hasattr(model, name)]
-    if missing:
+    if not isinstance(model, DenseDetector):
         raise TypeError(
-            f"{type(model).__name__} has no candidates before NMS to return: it lacks "
-            f"{', '.join(missing)}. Use a one-stage model (RetinaNet or one built on it)."
+            f"{type(model).__name__} has no candidates before NMS to return. Use a one-stage model "
+            "(RetinaNet or one built on it)."
         )
-    before = {name: getattr(model, name) for name in settings}
+    before = model.test_topk_candidates, model.test_nms_thresh, model.max_detections_per_image
     try:
-        for name, value in settings.items():
-            setattr(model, name, value)
+        model.test_topk_candidates = sys.maxsize if topk_candidates is None else topk_candidates
+        model.test_nms_thresh = _NMS_OFF
+        model.max_detections_per_image = sys.maxsize
         yield
     finally:
-        for name, value in before.items():
-            setattr(model, name, value)
+        model.test_topk_candidates, model.test_nms_thresh, model.max_detections_per_image = before
 
 
 def best_anchors(scores: Tensor, topk: int) -> Tensor | slice:
@@ -116,7 +110,7 @@ def decode_candidates(
 
 
 def best_after_nms(levels: list[Instances], nms_thresh: float, topk: int) -> Instances:
-    """The best of the candidates of all levels after NMS by class, at most ``topk``."""
+    """The best of the candidates of all levels after NMS by class, at most ``topk``, from 1 on."""
     candidates = Instances.cat(levels)
     boxes, scores = candidates.pred_boxes.tensor, candidates.scores
     keep = batched_nms(boxes, scores, candidates.pred_classes, nms_thresh)

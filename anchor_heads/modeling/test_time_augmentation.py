@@ -3,7 +3,6 @@
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.layers import batched_nms
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -12,7 +11,7 @@ from torch import nn
 
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.modeling.distributed import unwrap
-from anchor_heads.modeling.one_stage import candidates_before_nms
+from anchor_heads.modeling.one_stage import best_after_nms, candidates_before_nms
 
 
 def build_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -80,7 +79,11 @@ class DenseDetectorWithTTA(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """Same format of inputs and outputs as :meth:`DenseDetector.forward` in inference."""
+        """Same format of inputs and outputs as :meth:`DenseDetector.forward` in inference.
+
+        Raises:
+            RuntimeError: if the model is in training mode.
+        """
         if self.model.training:
             raise RuntimeError("Test-time augmentation needs the model in eval mode: call eval().")
         return [{"instances": self._detect(x)} for x in batched_inputs]
@@ -90,19 +93,13 @@ class DenseDetectorWithTTA(nn.Module):
         single_input = {"height": height, "width": width, **single_input}
         image_size = (single_input["height"], single_input["width"])
         with candidates_before_nms(self.model, self.model.test_topk_candidates):
-            candidates = Instances.cat(
-                [
-                    self._candidates(augmented["image"], augmented["transforms"], image_size)
-                    for augmented in self.tta_mapper(single_input)
-                ]
-            )
-        keep = batched_nms(
-            candidates.pred_boxes.tensor,
-            candidates.scores,
-            candidates.pred_classes,
-            self.model.test_nms_thresh,
+            candidates = [
+                self._candidates(augmented["image"], augmented["transforms"], image_size)
+                for augmented in self.tta_mapper(single_input)
+            ]
+        merged = best_after_nms(
+            candidates, self.model.test_nms_thresh, self.model.max_detections_per_image
         )
-        merged = candidates[keep[: self.model.max_detections_per_image]]
         return detector_postprocess(merged, *image_size)  # same size: clips, drops empty boxes
 
     def _candidates(self, image, transforms, image_size) -> Instances:

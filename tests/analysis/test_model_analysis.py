@@ -114,13 +114,15 @@ def test_mask_heads_get_all_detections(tmp_path):
     cfg = tiny_config(tmp_path, "GeneralizedRCNN", *overrides)
     cfg.MODEL.ROI_MASK_HEAD.merge_from_list(["NUM_CONV", 1, "POOLER_RESOLUTION", 2])
     counts = []
-    for cfg.TEST.DETECTIONS_PER_IMAGE in (3, 5):
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 5
+    for cfg.TEST.DETECTIONS_PER_IMAGE in (3, 5, -1):
         counts.append(analyze_model(cfg, SIZE)["roi_heads"].multiply_adds)
     mask_head = build_model(cfg).roi_heads.mask_head
     # The first two work on 2x2 cells (the deconvolution's input), the predictor on 4x4.
     cells = {"mask_fcn1": 4, "deconv": 4, "predictor": 16}
     each = sum(cells[x] * getattr(mask_head, x).weight.numel() for x in cells)
     assert counts[1] - counts[0] == 2 * each
+    assert counts[2] == counts[1]  # one for each proposal
 
 
 def test_the_config_stays_as_it_is(tmp_path):

@@ -132,6 +132,7 @@ WRONG = [
     ("VIS_PERIOD", "-1", "at least 0"),
     ("TEST.EVAL_PERIOD", "-1", "at least 0"),
     ("TEST.DETECTIONS_PER_IMAGE", "0", "at least 1"),
+    ("TEST.DETECTIONS_PER_IMAGE", "-1", "two-stage models alone take for no limit"),
     ("TEST.AUG.MIN_SIZES", "(-5,)", "at least 1"),
     ("TEST.AUG.MAX_SIZE", "0", "at least 1"),
     ("TEST.PRECISE_BN.NUM_ITER", "0", "at least 1"),
@@ -221,6 +222,12 @@ def test_configs_of_detectron2_pass():
         check_config_values(cfg)
 
 
+def test_two_stage_models_need_no_limit_of_detections():
+    cfg = model_zoo.get_config("quick_start/faster_rcnn")
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", -1])
+    check_config_values(cfg)
+
+
 def test_parts_of_ones_own_and_values_that_mean_something_pass():
     from detectron2.modeling import BACKBONE_REGISTRY
 
@@ -228,7 +235,7 @@ def test_parts_of_ones_own_and_values_that_mean_something_pass():
     cfg.MODEL.DEVICE = "meta"
     cfg.merge_from_list(["INPUT.MIN_SIZE_TRAIN", (0,), "SOLVER.STEPS", (), "SOLVER.BASE_LR", 0.0])
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"
-    cfg.merge_from_list(["MODEL.RETINANET.NMS_THRESH_TEST", 1.5, "TEST.DETECTIONS_PER_IMAGE", -1])
+    cfg.merge_from_list(["MODEL.RETINANET.NMS_THRESH_TEST", 1.5])
     name = "backbone of one's own"
     BACKBONE_REGISTRY._do_register(name, torch.nn.Identity)
     cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""  # the head takes the feature maps

@@ -199,7 +199,7 @@ def test_data_sets_with_rules_of_their_own_are_refused(folder):
 
 
 @pytest.mark.usefixtures("forget")
-@pytest.mark.parametrize("limit, ap", [(100, 100 * 67 / 101), (150, 100), (500, 100)])
+@pytest.mark.parametrize("limit, ap", [(100, 100 * 67 / 101), (150, 100), (500, 100), (-1, 100)])
 def test_as_many_detections_count_as_the_model_may_make(folder, limit, ap):
     """100 of 150 objects found are the recall points 0 to 0.66 of the 101 up to 1."""
     boxes = [[4 * i, 4 * j, 3, 3] for i in range(25) for j in range(10)][: max(limit, 150)]

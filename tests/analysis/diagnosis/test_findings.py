@@ -122,7 +122,7 @@ def test_detection_limit():
     assert "(up to 51) than the 20 detections" in finding.sentence
     assert finding.suggestion.changes == {"TEST.DETECTIONS_PER_IMAGE": 100}
     assert counted(cfg, 21, *[1] * 20)["detection_limit"].severity == "note"  # 1 of 21 images
-    unlimited = config("RetinaNet", "TEST.DETECTIONS_PER_IMAGE", -1)
+    unlimited = config("GeneralizedRCNN", "TEST.DETECTIONS_PER_IMAGE", -1)
     for other in (unlimited, proposal_config("RPN")):
         assert "detection_limit" not in counted(other, 101)
 
