@@ -243,9 +243,9 @@ def training_checkpoints(folder: str, run_id: str | None = None) -> list[tuple[i
             checkpoint = read_entries(path)
         except ValueError:
             continue
-        if "trainer" not in checkpoint:
+        state = checkpoint.get("trainer")
+        if not isinstance(state, dict):
             continue
-        state = checkpoint["trainer"]
         if run_id is None or state.get("_trainer", {}).get("run_id", "") == run_id:
             found.append((state["iteration"], path))
     return found
