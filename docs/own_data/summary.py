@@ -186,7 +186,9 @@ def setting(data: str, runs: Runs, names: dict[str, str]) -> str:
 
 def write_table(name, setting, columns, rows, command=COMMAND) -> None:
     content = {"setting": setting, "command": command, "columns": columns, "rows": rows}
-    text = yaml.safe_dump(content, sort_keys=False, width=100, default_flow_style=None)
+    text = yaml.safe_dump(
+        content, sort_keys=False, width=100, default_flow_style=None, allow_unicode=True
+    )
     (DOCS / "results" / f"own_data_{name}.yaml").write_text(text, encoding="utf-8")
 
 
@@ -207,7 +209,7 @@ def _metric(name):
 
 def _of_seeds(value, results):
     values = [round(value(x), 1) for x in results]
-    return values if len(values) > 1 else (values or [""])[0]
+    return values if len(values) > 1 else (values or ["–"])[0]
 
 
 def tables(results) -> None:
@@ -237,14 +239,15 @@ def tables(results) -> None:
 def summary(results: dict[str, Runs]) -> None:
     """The AP of the one-stage detectors on all data sets."""
     names = {"receipts": "text lines", "bccd": "blood cells", "aquarium": "animals"}
+    runs = {model: [results[data].get(model, []) for data in names] for model in SUMMARY}
     rows = [
-        [ONE_STAGE[model]]
-        + [_of_seeds(_metric("AP"), results[data].get(model, [])) for data in names]
-        for model in SUMMARY
+        [ONE_STAGE[model], *(_of_seeds(_metric("AP"), x) for x in runs[model])] for model in SUMMARY
     ]
+    seeds = sorted({len(x) for of_data in runs.values() for x in of_data if x})
     text = (
-        "AP: mean (minimum to maximum) of three seeds. EfficientNet-Lite0 from ImageNet, a short "
-        "side of 240 pixels, short trainings. Preset anchors fit the text lines of receipts badly "
+        f"AP: mean (minimum to maximum) of {' or '.join(map(str, seeds))} seeds; – = the preset "
+        "anchors fit. EfficientNet-Lite0 from ImageNet, a short side of 240 pixels, short "
+        "trainings. Preset anchors fit the text lines of receipts badly "
         "and blood cells well; of the animals in an aquarium they miss the smallest."
     )
     write_table("summary", text, ["model", *names.values()], rows)
