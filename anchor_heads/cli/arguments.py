@@ -125,7 +125,7 @@ def _load(config_file: str, overrides: Sequence[str], weights: str | None) -> Cf
         cfg.MODEL.WEIGHTS = weights
     if is_exported(cfg.MODEL.WEIGHTS):
         raise ValueError(
-            f"{cfg.MODEL.WEIGHTS} is exported, and predict --weights alone runs it, without a "
+            f"{cfg.MODEL.WEIGHTS} is exported, and only predict --weights runs it, without a "
             "config: name a checkpoint"
         )
     return cfg

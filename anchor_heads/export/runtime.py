@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -20,8 +20,23 @@ from .formats import METADATA_FILE, SUFFIXES, require
 
 
 def is_exported(path: str | None) -> bool:
-    """Whether a file, by its suffix, is an exported detector and not a checkpoint."""
-    return bool(path) and path.endswith(tuple(SUFFIXES.values()))
+    """Whether a file is an exported detector and not a checkpoint.
+
+    The suffix decides, and for ``.pt``, which checkpoints have too, what is in the file.
+    """
+    if not path or not path.endswith(tuple(SUFFIXES.values())):
+        return False
+    return not (path.endswith(SUFFIXES["torchscript"]) and _is_checkpoint(path))
+
+
+def _is_checkpoint(path: str) -> bool:
+    """Whether a ``.pt`` file is of torch.save; one that is not there, or is damaged, is not."""
+    if "://" in path:  # exported files are not read from addresses
+        return True
+    if not is_zipfile(path):
+        return False
+    with ZipFile(path) as file:  # TorchScript has its constants in a file of their own
+        return not any(name.endswith("/constants.pkl") for name in file.namelist())
 
 
 class ExportedPredictor:

@@ -72,11 +72,11 @@ LINES = [
     (f"export {MODEL} --format onnx --output x.bin", "a file of format onnx ends with .onnx"),
     (
         "visualize --config-file config.yaml 0.png --output x MODEL.WEIGHTS m.pt",
-        "m.pt is exported, and predict --weights alone runs it",
+        "m.pt is exported, and only predict --weights runs it",
     ),
     (
         "export --config-file config.yaml --format onnx --output x.onnx MODEL.WEIGHTS m.onnx",
-        "m.onnx is exported, and predict --weights alone runs it",
+        "m.onnx is exported, and only predict --weights runs it",
     ),
     (f"export {MODEL} --format onnx --output x.onnx --size 0 0", "0 must be at least 1"),
     (

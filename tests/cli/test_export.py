@@ -108,7 +108,7 @@ def test_exported_models_are_for_predict_and_need_no_config(model, tmp_path, cap
     picture = str(model / "noise.png")
     for arguments, message in (
         (["predict", "--config-file", config, "--weights", path, picture], "name no config"),
-        (["visualize", config, "--weights", path, picture], "predict --weights alone runs it"),
+        (["visualize", config, "--weights", path, picture], "only predict --weights runs it"),
     ):
         assert cli.main([*arguments, "--output", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err.strip().splitlines()[-1]

@@ -46,9 +46,14 @@ def test_predicts_what_default_predictor_does(input_format, tmp_path):
     assert predictor.config().INPUT.FORMAT == input_format
 
 
-def test_suffixes_tell_exported_models_from_checkpoints():
+def test_exported_models_are_told_from_checkpoints(tmp_path):
     assert all(map(is_exported, ("a.onnx", "b/a.pt", "a.pt2")))
-    assert not any(map(is_exported, ("a.pth", "a.pkl", "", None)))
+    assert not any(map(is_exported, ("a.pth", "a.pkl", "https://x.org/a.pt", "", None)))
+    path = str(tmp_path / "a.pt")
+    torch.save({"model": {"x": torch.ones(1)}}, path)
+    assert not is_exported(path)
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), path)
+    assert is_exported(path)
 
 
 def test_files_that_cannot_be_run(tmp_path):
