@@ -376,7 +376,9 @@ def _schedule(case) -> Iterator[Finding]:
     end = solver.MAX_ITER if solver.MAX_EPOCHS else length
     steps = {"SOLVER.STEPS": tuple(int(x * end) for x in drops or USUAL_STEPS)}
     if name and solver.MAX_EPOCHS:
-        changes = {"SOLVER.MAX_EPOCHS": float(f"{length / per_epoch:.3g}")}
+        # In whole epochs, rounded down to no more than enough iterations.
+        many = max(LONG_EPOCHS, ENOUGH_ITERATIONS // per_epoch)
+        changes = {"SOLVER.MAX_EPOCHS": float(USUAL_EPOCHS if name == "few_epochs" else many)}
     elif name:
         changes = {"SOLVER.MAX_ITER": length} | (steps if has_steps else {})
     if name:

@@ -395,6 +395,19 @@ def test_many_epochs():
     assert "many_epochs" not in schedule(5000, batch=16, images=10)
 
 
+@pytest.mark.parametrize("images", [3, 7, 73, 512, 5001])
+@pytest.mark.parametrize("batch", [1, 10, 16])
+def test_suggested_epochs_are_neither_few_nor_many(images, batch):
+    def found(epochs):
+        return schedule(90000, "SOLVER.MAX_EPOCHS", epochs, images=images, batch=batch)
+
+    findings = {"few_epochs", "many_epochs"}
+    for epochs in (0.5, 2, 685, 100000):
+        for name in findings & set(found(epochs)):
+            suggested = changes(found(epochs), name)["SOLVER.MAX_EPOCHS"]
+            assert not findings & set(found(suggested))
+
+
 def test_a_length_in_epochs_goes_before_the_iterations():
     """SOLVER.STEPS keep their shares of SOLVER.MAX_ITER, and the warm-up its iterations."""
     key, lengths = "SOLVER.MAX_EPOCHS", ["SOLVER.STEPS", (60000, 80000), "SOLVER.MAX_EPOCHS"]
