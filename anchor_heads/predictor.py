@@ -82,25 +82,22 @@ def metadata_of(cfg: CfgNode, categories: Sequence[dict]) -> Metadata:
     return Metadata(**data_set | {"thing_classes": [category["name"] for category in categories]})
 
 
-def annotated_categories(
-    categories: Sequence[dict], annotations: dict, file: str, *, proposals: bool = False
-) -> list[dict]:
+def annotated_categories(categories: Sequence[dict], annotations: dict, file: str) -> list[dict]:
     """The categories of an annotation file, in the order of a model's classes.
 
     They are found by name; where the names differ, the order of their ids is that of the classes.
-    Proposals, which have no class, get the first one.
+    Proposals, which have no class and are of ``PROPOSALS``, get the first one.
 
     Args:
-        categories (sequence of dict): those of the model.
+        categories (sequence of dict): those of :func:`load_predictor`.
         annotations (dict): the content of a file in COCO format.
         file (str): its path, for messages.
-        proposals (bool): whether the model makes proposals.
 
     Raises:
         ValueError: if the numbers of classes differ.
     """
     listed = sorted(annotations["categories"], key=lambda category: category["id"])
-    if proposals:
+    if categories is PROPOSALS:
         return listed[:1]
     if len(listed) != len(categories):
         names = shorten([category["name"] for category in listed])

@@ -52,7 +52,7 @@ def test_categories_of_an_annotation_file_are_found_by_name_or_order():
     assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [12, 9]
     listed = [{"id": 9, "name": "B"}, {"id": 4, "name": "A", "supercategory": "cell"}]
     assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [4, 9]
-    (first,) = annotated_categories(PROPOSALS, {"categories": listed}, "x", proposals=True)
+    (first,) = annotated_categories(PROPOSALS, {"categories": listed}, "x")
     assert first["id"] == 4
     with pytest.raises(ValueError, match="has 1 classes, and x has 2"):  # of a detector
         annotated_categories([{"id": 1, "name": "object"}], {"categories": listed}, "x")

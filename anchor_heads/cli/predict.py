@@ -38,7 +38,6 @@ from anchor_heads.cli.arguments import (
 from anchor_heads.cli.errors import INTERRUPTED
 from anchor_heads.cli.inputs import Source, find_sources, match_images
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
-from anchor_heads.data.checks import num_classes_key
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
 from anchor_heads.data.image_files import ImageFileError
@@ -94,10 +93,7 @@ def run(args) -> int:
     register_coco_format(cfg)
     predictor, categories = load_predictor(cfg)
     if annotations:
-        proposals = num_classes_key(cfg) is None
-        categories = annotated_categories(
-            categories, annotations, args.annotations, proposals=proposals
-        )
+        categories = annotated_categories(categories, annotations, args.annotations)
     if args.class_names:
         categories = renamed(categories, args.class_names)
     threshold = SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
@@ -139,8 +135,8 @@ class Done:
 
     num_frames: int = 0
     """Of videos."""
-    short_sides: Counter = field(default_factory=Counter)
-    """How many images and frames have which short side, in pixels."""
+    sizes: Counter = field(default_factory=Counter)
+    """How many images and frames have which short and long side, in pixels."""
     best_score: float = -math.inf
     """Of all detections."""
     unreadable: list[str] = field(default_factory=list)
@@ -159,7 +155,7 @@ def predict(predictor, sources, outputs, score_threshold, done) -> None:
                     for output in outputs:
                         output.write(source, index if source.is_video else None, image, instances)
                     done.num_frames += source.is_video
-                    done.short_sides[min(image.shape[:2])] += 1
+                    done.sizes[tuple(sorted(image.shape[:2]))] += 1
                     if instances.has("scores") and len(instances):
                         done.best_score = max(done.best_score, float(instances.scores.max()))
                     progress.update()
@@ -185,16 +181,19 @@ def run_model(predictor, image, source, score_threshold):
 
 def report(args, cfg, threshold, done) -> None:
     """Print how much was predicted, what was enlarged, and where it was written."""
-    total = done.short_sides.total()
+    total = done.sizes.total()
     print(f"Predicted {total - done.num_frames} images and {done.num_frames} frames of videos")
-    enlarged = {cfg.INPUT.MIN_SIZE_TEST: "for the model (INPUT.MIN_SIZE_TEST 0 keeps their size)"}
+    at_test = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    limits = [(*at_test, "for the model (INPUT.MIN_SIZE_TEST 0 keeps their size)")]
     if args.output:
-        enlarged[MIN_SHORT_SIDE] = f"in their pictures (long side: up to {MAX_LONG_SIDE})"
-    for limit, where in enlarged.items():
-        if number := sum(n for side, n in done.short_sides.items() if side < limit):
+        where = f"in their pictures (long side: up to {MAX_LONG_SIDE})"
+        limits.append((MIN_SHORT_SIDE, MAX_LONG_SIDE, where))
+    for short, long, where in limits:
+        enlarged = {size: n for size, n in done.sizes.items() if size[0] < short and size[1] < long}
+        if enlarged:
             print(
-                f"{number} of {total} images have a short side below {limit} pixels, the "
-                f"smallest of {min(done.short_sides)}: they are enlarged {where}"
+                f"{sum(enlarged.values())} of {total} images are enlarged {where}: their short "
+                f"sides are below {short} pixels, the smallest of {min(enlarged)[0]}"
             )
     if args.output and -math.inf < done.best_score < threshold:
         print(

@@ -4,7 +4,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, Instances
 from tiny_run import write_model
+from torch import nn
 
 from anchor_heads.cli import inputs
 
@@ -108,6 +112,31 @@ def test_proposals(tmp_path, command):
     assert cv2.imread(str(tmp_path / "out/1.png")).shape == (426, 320, 3)
 
 
+class OwnDetector(nn.Module):
+    """Finds one object of its second class in each image."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.num_classes, self.score = 2, nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs):
+        boxes, classes = Boxes(torch.tensor([[0.0, 0, 9, 9]])), torch.tensor([1])
+        found = Instances(
+            (48, 64), pred_boxes=boxes, scores=self.score.detach(), pred_classes=classes
+        )
+        return [{"instances": found} for _ in inputs]
+
+
+def test_an_architecture_of_ones_own_keeps_its_classes(model, command, monkeypatch):
+    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "OwnDetector", OwnDetector)
+    folder, arguments = model
+    torch.save({"model": OwnDetector(None).state_dict()}, folder / "model.pth")
+    options = ["--annotations", folder / "annotations.json", "--json", folder / "results.json"]
+    overrides = ["MODEL.META_ARCHITECTURE", "OwnDetector"]
+    assert command("predict", *arguments, folder / "0.png", *options, *overrides)[0] == 0
+    assert json.loads((folder / "results.json").read_text())[0]["category_id"] == 2
+
+
 def test_a_camera_that_is_not_there(model, command):
     folder, arguments = model
     code, said, _ = command("predict", *arguments, "--camera", 99, "--json", folder / "a.json")
@@ -142,7 +171,11 @@ def test_pictures_of_narrow_images_are_enlarged_up_to_a_long_side(model, command
         image = np.zeros((height, width, 3), np.uint8)
         cv2.imwrite(str(folder / f"{height}x{width}.png"), image)
     images, output = folder / "*x*.png", folder / "out"
-    assert command("predict", *arguments, images, "--output", output)[0] == 0
+    sizes_at_test = ["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 160]
+    code, said, _ = command("predict", *arguments, images, "--output", output, *sizes_at_test)
+    assert code == 0
+    assert "1 of 3 images are enlarged for the model" in said and "the smallest of 48\n" in said
+    assert "2 of 3 images are enlarged in their pictures" in said and "smallest of 8\n" in said
     sizes = {path.stem: cv2.imread(str(path)).shape[:2] for path in output.iterdir()}
     assert sizes == {"48x64": (320, 426), "8x200": (53, 1333), "8x2000": (8, 2000)}
 
