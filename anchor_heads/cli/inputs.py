@@ -104,7 +104,7 @@ def find_images(inputs: Iterable[str], output_folder: str | None = None) -> list
 
     Raises:
         FileNotFoundError: see :func:`find_sources`.
-        ValueError: if there is no image.
+        ValueError: see :func:`find_sources`; if all inputs are videos.
     """
     sources = find_sources(inputs, output_folder)
     images = [source for source in sources if not source.is_video]

@@ -122,8 +122,8 @@ def check_format(path: str, format: str) -> None:
         raise ValueError(f"{path}: a file of format {format} ends with {SUFFIXES[format]}")
     if format != "torchscript" and is_older(torch.__version__, MIN_TORCH_OF_TORCH_EXPORT):
         raise ImportError(
-            f"--format {format} needs torch >= {MIN_TORCH_OF_TORCH_EXPORT}, found "
-            f"{torch.__version__}: install a newer one, or choose --format torchscript"
+            f"the format {format} needs torch >= {MIN_TORCH_OF_TORCH_EXPORT}, found "
+            f"{torch.__version__}: install a newer one, or choose the format torchscript"
         )
     if format == "onnx":
         require("onnx", "onnxscript")
