@@ -243,10 +243,11 @@ def training_checkpoints(folder: str, run_id: str | None = None) -> list[tuple[i
             checkpoint = read_entries(path)
         except ValueError:
             continue
-        state = checkpoint.get("trainer")
-        if not isinstance(state, dict):
+        state = checkpoint.get("trainer") if isinstance(checkpoint, dict) else None
+        if not (isinstance(state, dict) and isinstance(state.get("iteration"), int)):
             continue
-        if run_id is None or state.get("_trainer", {}).get("run_id", "") == run_id:
+        step = state.get("_trainer")
+        if run_id is None or (isinstance(step, dict) and step.get("run_id", "") == run_id):
             found.append((state["iteration"], path))
     return found
 
@@ -266,8 +267,9 @@ def _how_to_go_on(folder: str) -> str:
     if not newest:
         return "There is no whole checkpoint to resume from: start anew with --force."
     return (
-        f"The newest whole checkpoint is {newest}. To resume from it, write its name into "
-        f"{LAST_CHECKPOINT}: echo {os.path.basename(newest)} > "
+        f"The newest whole checkpoint is {newest}, which may be of an earlier run in this folder. "
+        "To start anew, write --force instead of --resume. To resume from that checkpoint, write "
+        f"its name into {LAST_CHECKPOINT}: echo {os.path.basename(newest)} > "
         f"{os.path.join(folder, LAST_CHECKPOINT)}"
     )
 

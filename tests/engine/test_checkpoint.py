@@ -12,7 +12,25 @@ from detectron2.modeling import build_model
 from tiny_run import arguments, loggers_as_before, train, trainer_for
 
 from anchor_heads.engine import Trainer, setup
-from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.engine.checkpoint import AtomicCheckpointer, training_checkpoints
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.ones(2)],
+        {"model": {}},
+        {"trainer": None},
+        {"trainer": {"_trainer": {"run_id": "a"}}},
+        {"trainer": {"iteration": "3"}},
+    ],
+)
+@pytest.mark.parametrize("run_id", [None, "a"])
+def test_files_that_are_no_checkpoints_of_a_training_are_passed_over(tmp_path, content, run_id):
+    torch.save(content, tmp_path / "another.pth")
+    whole = {"trainer": {"iteration": 3, "_trainer": {"run_id": "a"}}}
+    torch.save(whole, tmp_path / "model.pth")
+    assert training_checkpoints(str(tmp_path), run_id) == [(3, str(tmp_path / "model.pth"))]
 
 
 def test_a_checkpoint_takes_its_place_at_once(tmp_path, monkeypatch):

@@ -295,8 +295,10 @@ def test_a_used_folder_is_not_overwritten(stopped, config):
     with loggers_as_before():  # killed before its first checkpoint
         setup(arguments(config, "SOLVER.MAX_ITER", 1, flags=("--force",)))
     assert sorted(x.name for x in stopped.glob("*.pth")) == ["model_0000003.pth", "model_final.pth"]
-    with pytest.raises(ValueError, match="no file last_checkpoint that names the one to resume"):
+    with pytest.raises(ValueError, match="no file last_checkpoint that names the one") as error:
         resume(config)
+    assert "model_final.pth, which may be of an earlier run in this folder" in str(error.value)
+    assert "To start anew, write --force instead of --resume." in str(error.value)
 
 
 def test_only_a_training_takes_over_the_folder_of_another(stopped, config):
