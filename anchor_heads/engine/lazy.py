@@ -21,7 +21,7 @@ from torch import nn
 from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
 from anchor_heads.engine.config_values import check_device
 from anchor_heads.engine.resume import check_resumed_state, whole_state
-from anchor_heads.engine.setup import check_output_dir, other_run_kept
+from anchor_heads.engine.setup import check_output_dir, forget_other_run, other_run_kept
 from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.errors import first_line, said_by_library
 from anchor_heads.modeling.distributed import for_all_processes
@@ -142,6 +142,7 @@ def train_or_evaluate_lazy(args: Namespace) -> dict | None:
     check_output_dir(cfg.train.output_dir, args)
     with other_run_kept(cfg.train.output_dir, args):
         default_setup(cfg, args)
+    forget_other_run(cfg.train.output_dir, args)
     model = _made(cfg, "model").to(cfg.train.device)
     if args.eval_only:
         checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)

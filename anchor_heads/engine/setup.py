@@ -86,9 +86,15 @@ def setup(args: Namespace) -> CfgNode:
         default_setup(cfg, args)  # logs the environment, the config file and the whole config
         if comm.is_main_process():
             write_run_record(cfg, args)
+    forget_other_run(cfg.OUTPUT_DIR, args)
+    files = (  # config.yaml may be that of a training
+        "Command and versions are in run.json"
+        if args.eval_only
+        else "Config, command and versions are in config.yaml and run.json"
+    )
     logger.info(
-        f"Running on {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es). Config, command and "
-        f"versions are in config.yaml and run.json of {os.path.abspath(cfg.OUTPUT_DIR)}."
+        f"Running on {cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es). {files} of "
+        f"{os.path.abspath(cfg.OUTPUT_DIR)}."
     )
     return cfg
 
@@ -163,15 +169,12 @@ def _checkpoints(folder: str) -> list[str]:
 
 @contextmanager
 def other_run_kept(folder: str, args: Namespace) -> Iterator[None]:
-    """Context of what writes the files of a run that another run may have left in the folder.
+    """Context of what writes the files of a run.
 
-    An evaluation in the folder of a training leaves those of the training as they are. A training
-    that starts anew with ``--force`` takes the folder over: ``last_checkpoint`` of the other run is
-    removed, so that ``--resume`` does not go back to it. Its checkpoints stay.
+    An evaluation in the folder of a training leaves those of the training as they are.
     """
-    is_main = comm.is_main_process()
     kept = {}
-    if is_main and args.eval_only and _checkpoints(folder):
+    if comm.is_main_process() and args.eval_only and _checkpoints(folder):
         paths = [Path(folder, name) for name in ("config.yaml", ENVIRONMENT)]
         kept = {path: path.read_bytes() for path in paths if path.is_file()}
     try:
@@ -180,7 +183,15 @@ def other_run_kept(folder: str, args: Namespace) -> Iterator[None]:
         for path, content in kept.items():
             with open_and_rename(path, "wb") as file:
                 file.write(content)
-    if is_main and vars(args).get("force") and not (args.eval_only or args.resume):
+
+
+def forget_other_run(folder: str, args: Namespace) -> None:
+    """Remove the ``last_checkpoint`` of another run if a training starts anew with ``--force``.
+
+    So ``--resume`` does not go back to the other run. Its checkpoints stay.
+    """
+    starts_anew = vars(args).get("force") and not (args.eval_only or args.resume)
+    if starts_anew and comm.is_main_process():
         Path(folder, LAST_CHECKPOINT).unlink(missing_ok=True)
 
 

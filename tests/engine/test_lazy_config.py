@@ -66,7 +66,14 @@ def test_train_and_evaluate(tmp_path):
     evaluate = arguments(
         str(path), f"train.init_checkpoint={output}/model_final.pth", flags=("--eval-only",)
     )
+    config = (output / "config.yaml").read_bytes()
     launch(train_or_evaluate, evaluate)
+    assert (output / "config.yaml").read_bytes() == config
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    overwrite = arguments(str(path), "train.init_checkpoint=none.pth", flags=("--force",))
+    with pytest.raises(FileNotFoundError, match="none.pth"):
+        launch(train_or_evaluate, overwrite)
+    assert not (output / "last_checkpoint").exists()
 
 
 # What is added to the file, the overrides, and what is said.

@@ -9,7 +9,7 @@ import anchor_heads
 from anchor_heads.engine import setup
 
 
-def test_the_folder_says_what_produced_it(tmp_path):
+def test_the_folder_says_what_produced_it(tmp_path, caplog):
     write_data_set(tmp_path)
     config = write_config(tmp_path)
     train(arguments(config, "SOLVER.MAX_ITER", 1))
@@ -27,8 +27,9 @@ def test_the_folder_says_what_produced_it(tmp_path):
 
     kept = [(output / name).read_bytes() for name in ("config.yaml", "environment.txt")]
     (output / "environment.txt").write_bytes(kept[1] + b"of the training")
-    with loggers_as_before():
+    with loggers_as_before(), caplog.at_level("INFO", "anchor_heads"):
         setup(arguments(config, "SOLVER.MAX_ITER", 1000, flags=("--eval-only",)))
+    assert f". Command and versions are in run.json of {output}." in caplog.text
     *starts, evaluation = json.loads((output / "run.json").read_text())
     assert starts == [first, second]
     assert evaluation["overrides"] == ["SOLVER.MAX_ITER", "1000"]
@@ -40,3 +41,4 @@ def test_the_folder_says_what_produced_it(tmp_path):
     assert first_loss < 60
     assert "OUTPUT_DIR" not in "\n".join(lines[:first_loss]).replace(str(output), "")
     assert "Running on cpu, 1 process(es)" in lines[0]
+    assert f"versions are in config.yaml and run.json of {output}." in lines[0]
