@@ -42,7 +42,7 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "whole and at least 1": (lambda x: x >= 1 and float(x).is_integer(), r"SOLVER\.STEPS"),
     "above 0": (lambda x: x > 0, r"SOLVER\.CLIP_GRADIENTS\.NORM_TYPE"),
-    "at least 1, or -1 for no limit": (  # the latter for two-stage models
+    "at least 1, or of two-stage models -1 for no limit": (
         lambda x: x >= 1 or x == -1,
         r"TEST\.DETECTIONS_PER_IMAGE",
     ),

@@ -131,7 +131,7 @@ WRONG = [
     ("SEED", str(2**70), r"below 2 \*\* 32"),
     ("VIS_PERIOD", "-1", "at least 0"),
     ("TEST.EVAL_PERIOD", "-1", "at least 0"),
-    ("TEST.DETECTIONS_PER_IMAGE", "0", "at least 1"),
+    ("TEST.DETECTIONS_PER_IMAGE", "0", "at least 1, or of two-stage models -1 for no limit"),
     ("TEST.DETECTIONS_PER_IMAGE", "-1", "two-stage models alone take for no limit"),
     ("TEST.AUG.MIN_SIZES", "(-5,)", "at least 1"),
     ("TEST.AUG.MAX_SIZE", "0", "at least 1"),
