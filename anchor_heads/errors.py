@@ -39,7 +39,8 @@ def is_user_error(error: Exception) -> bool:
 def said_by_library(error: Exception) -> str:
     """What Detectron2, PyTorch or timm say of what they refuse, in one line; "" for other code.
 
-    Many of their assertions have no message: then it is the line that asserts. If they are called
+    Many of their assertions have no message: then it is the line that asserts, if there is a file
+    to read it from. If they are called
     by code of another package, the error may be a bug there, and needs its traceback.
     """
     raised_at = _raised_at(error)
@@ -49,7 +50,7 @@ def said_by_library(error: Exception) -> str:
         return ""
     code = raised_at.tb_frame.f_code
     source = linecache.getline(code.co_filename, raised_at.tb_lineno).strip()
-    return first_line(error) if str(error) else f"{code.co_name} has {source!r}"
+    return first_line(error) if str(error) or not source else f"{code.co_name} has {source!r}"
 
 
 def _raised_at(error: Exception) -> TracebackType:
