@@ -30,8 +30,10 @@ CODE_BLOCK = re.compile(r"^```.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 CONFIG_FOLDERS = "|".join(path.name for path in (ROOT / "configs").iterdir() if path.is_dir())
 CONFIG = re.compile(rf"(?<![\w./])(?:configs/)?((?:{CONFIG_FOLDERS})/[\w.]*\w)")
+TOP_LEVEL_KEYS = "|".join(x for x, value in get_cfg().items() if not isinstance(value, CfgNode))
 KEY = re.compile(
-    r"(?<![\w.])(?:MODEL|SOLVER|TEST|DATASETS|DATALOADER|INPUT)\.[A-Z0-9_.{},]*[A-Z0-9_]"
+    r"(?<![\w.])(?:(?:MODEL|SOLVER|TEST|DATASETS|DATALOADER|INPUT)\.[A-Z0-9_.{},]*[A-Z0-9_]"
+    rf"|(?:{TOP_LEVEL_KEYS})\b)"
 )
 
 
@@ -94,7 +96,7 @@ def test_config_keys_exist(page):
 
 
 def test_documented_values_are_taken(page):
-    """Of the keys and values in sentences, such as `SEED 1`."""
+    """Of the keys and values in sentences, such as `VIS_PERIOD 100`."""
     code = CODE.findall(CODE_BLOCK.sub("", page.read_text("utf-8")))
     cfg = get_cfg()
     for override in filter(re.compile(rf"{KEY.pattern} [^{{}}]+").fullmatch, code):
