@@ -40,8 +40,8 @@ def said_by_library(error: Exception) -> str:
     """What Detectron2, PyTorch or timm say of what they refuse, in one line; "" for other code.
 
     Many of their assertions have no message: then it is the line that asserts, if there is a file
-    to read it from. If they are called
-    by code of another package, the error may be a bug there, and needs its traceback.
+    to read it from. If they are called by code of another package, the error may be a bug there,
+    and needs its traceback.
     """
     raised_at = _raised_at(error)
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
