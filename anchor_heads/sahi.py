@@ -1,4 +1,4 @@
-"""Sliced inference of large images with SAHI (``pip install anchor-heads[sahi]``)."""
+"""Sliced inference of large images with SAHI (``pip install "anchor-heads[sahi]"``)."""
 
 from argparse import Namespace
 

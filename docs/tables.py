@@ -96,8 +96,9 @@ def benchmark(report: dict) -> str:
     runs = report["runs"]
     names = list(runs[0]["models"])
     condition = "kept" if runs[0]["objects"] is None else "objects"
-    head = [f"{name.split('_R_50')[0]}, ms" for name in names]
-    head = ["part", *head, f"ratio to {names[0].split('_R_50')[0]} (quartiles)"]
+    shown = [name.split("_R_50")[0] for name in names]
+    head = [f"{name}, ms" for name in shown]
+    head = ["part", *head, f"{shown[-1]} / {shown[0]} (quartiles)"]
     rows = []
     for run in runs:
         models = [run["models"][name] for name in names]
@@ -140,11 +141,13 @@ def runtimes(report: dict) -> str:
 def _origin(report: dict) -> str:
     height, width = report["runs"][0]["image_size"]
     repeats = report["repeats"]
+    several = repeats > 1
+    ratios = " A ratio is the median of those of the runs." if several else ""
     return (
         f"One image of {height}x{width}, "
-        f"{f'medians of {repeats} alternating runs' if repeats > 1 else 'a single run'}, "
+        f"{f'medians of {repeats} alternating runs' if several else 'a single run'}, "
         f"{report['threads']} threads of an {report['cpu']}, torch "
-        f"{report['torch'].split('+')[0]}, {report['date'][:10]}."
+        f"{report['torch'].split('+')[0]}, {report['date'][:10]}.{ratios}"
     )
 
 
@@ -170,12 +173,19 @@ def published(zoo: dict, folder: Path, name: str, form: str = "") -> str:
     for row in section["rows"]:
         if len(row["values"]) != len(columns):
             raise ValueError(f"{row['config']}: {len(row['values'])} values for {columns}.")
-        values = ["" if value is None else str(value) for value in row["values"]]
-        cells = [_config(section, row, folder), row["trained"], *values, _weights(section, row)]
-        rows.append(cells)
-    head = ["config", "training", *columns, "weights"]
-    shown = 2 + section["short"] if form == "short" else len(head)
-    return table(head[:shown], [row[:shown] for row in rows])
+        values = ["" if value is None else value for value in row["values"]]
+        rows.append(
+            {
+                "config": _config(section, row, folder),
+                "weights": _weights(section, row),
+                "training": row["trained"],
+                **dict(zip(columns, values, strict=True)),
+            }
+        )
+    head = ["config", "weights", "training", *columns]
+    if form == "short":
+        head = ["config", "training", *columns[: section["short"]]]
+    return table(head, [[row[name] for name in head] for row in rows])
 
 
 def other_configs(zoo: dict, folder: Path) -> str:

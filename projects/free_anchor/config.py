@@ -10,7 +10,8 @@ def add_config(cfg: CfgNode) -> None:
     # A predicted box starts to count as localising an object above this IoU; at the best IoU that
     # any box reaches with the object it counts fully.
     node.BOX_IOU_THRESH = 0.6
-    # Weight of the smooth L1 loss inside the localisation likelihood, exp(-weight * loss).
+    # Weight of the box loss inside the localisation likelihood, exp(-weight * loss). With
+    # BBOX_REG_LOSS_TYPE "iou" it is the exponent of the IoU.
     node.BOX_LOSS_WEIGHT = 0.75
     # Share of the positive (bag) term in the loss; the negative term has the rest.
     node.ALPHA = 0.5

@@ -129,15 +129,15 @@ CONFIG = "[free_anchor_R_50_FPN_1x](configs/free_anchor/free_anchor_R_50_FPN_1x.
 @pytest.mark.parametrize(
     "row, cells",
     [
-        ({}, f"{CONFIG} | R-50, 1x | 38.6 |  | 7 | "),
+        ({}, f"{CONFIG} |  | R-50, 1x | 38.6 |  | 7"),
         (
             {"file": "a.pth"},
-            f"{CONFIG} | R-50, 1x | 38.6 |  | 7 | [weights](https://example.com/a.pth)",
+            f"{CONFIG} | [weights](https://example.com/a.pth) | R-50, 1x | 38.6 |  | 7",
         ),
         (
             {"file": "a", "password": "k7", "settings": "A.B 1"},
-            f"{CONFIG}, `A.B 1` | R-50, 1x | 38.6 |  | 7 "
-            "| [weights](https://example.com/a), password `k7`",
+            f"{CONFIG}, `A.B 1` | [weights](https://example.com/a), password `k7` "
+            "| R-50, 1x | 38.6 |  | 7",
         ),
     ],
 )
