@@ -10,7 +10,7 @@ class FeatureAdaption(nn.Module):
 
     A 3x3 deformable convolution whose offsets are a linear function of the predicted shape
     (Guided Anchoring, "anchor-guided feature adaptation"). No gradient flows back to the shape.
-    Computed in float32, also under autocast.
+    Computed in float32, also under autocast and with weights in half precision.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class FeatureAdaption(nn.Module):
             Tensor: (N, out_channels, H, W), not negative.
         """
         with torch.autocast(x.device.type, enabled=False):
-            return F.relu(self.conv_adaption(x, self.conv_offset(shape.detach().float())))
+            offset = self.conv_offset(self._input(shape))
+            return F.relu(self.conv_adaption(x, offset))
 
     def forward_sparse(self, x: Tensor, shape: Tensor, locations: Tensor) -> Tensor:
         """What :meth:`forward` has at (n,) locations, indices into the flattened (N, H, W).
@@ -66,6 +67,9 @@ class FeatureAdaption(nn.Module):
             Tensor: (n, out_channels).
         """
         with torch.autocast(x.device.type, enabled=False):
-            shape = rows_at(shape.detach().float(), locations)
+            shape = rows_at(self._input(shape), locations)
             offset = F.linear(shape, self.conv_offset.weight.flatten(1))
             return F.relu(self.conv_adaption.forward_sparse(x, offset, locations))
+
+    def _input(self, shape):
+        return shape.detach().to(self.conv_offset.weight.dtype)

@@ -20,7 +20,8 @@ class PredictedAnchorStrategy(AnchorStrategy):
 
     def config_problems(self):
         greatest = max(self.owner.box2box_transform.weights)
-        if not self.one_stage and greatest <= 1:
+        of_deltas = self.owner.box_reg_loss_type == "smooth_l1"
+        if not self.one_stage and of_deltas and greatest <= 1:
             return [
                 ConfigProblem(
                     f"The box deltas have weights of {greatest:g}, as RPN's have. Predicted "

@@ -150,7 +150,8 @@ class AnchorStrategy(ABC):
         """
         Args:
             owner (nn.Module): a dense detector, or a proposal generator.
-            model (nn.Module or None): what the owner is a part of; None for itself.
+            model (nn.Module or None): what the owner is a part of; None for itself, if the owner
+                is a detector.
 
         Raises:
             TypeError: if the anchors are not upright boxes.

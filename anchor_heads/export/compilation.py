@@ -8,7 +8,8 @@ from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 def compile_model(model: nn.Module, **kwargs) -> None:
     """Compile the backbone and the head of a model, in place, for training and inference.
 
-    What comes after the head has sizes that depend on the image's anchors and objects, and stays
+    Of the head, what its ``forward`` computes: a method's further steps stay eager. What comes
+    after the head has sizes that depend on the image's anchors and objects, and stays
     eager. The names of parameters stay as they are.
 
     Args:

@@ -35,8 +35,8 @@ def deform_conv2d(
 ) -> Tensor:
     """Deformable convolution with stride 1 that keeps the size of the map.
 
-    With ``mask`` it is the modulated one (DCNv2). It is computed in float32 under autocast. On the
-    CPU the output is NaN where an offset is not finite.
+    With ``mask`` it is the modulated one (DCNv2). Half precision is computed in float32, also under
+    autocast. On the CPU the output is NaN where an offset is not finite.
 
     Args:
         x (Tensor): (N, C, H, W).
@@ -46,15 +46,15 @@ def deform_conv2d(
         mask (Tensor or None): (N, G*T, H, W), factors of the taps.
 
     Returns:
-        Tensor: (N, C', H, W).
+        Tensor: (N, C', H, W), of the type of ``weight``.
     """
     if x.is_cuda or is_exporting():
+        dtype = weight.dtype
         padding = [size // 2 for size in weight.shape[2:]]
         x, offset, weight, bias, mask = _full_precision(x, offset, weight, bias, mask)
         with torch.autocast(x.device.type, enabled=False):
-            return torchvision.ops.deform_conv2d(
-                x, offset, weight, bias, padding=padding, mask=mask
-            )
+            out = torchvision.ops.deform_conv2d(x, offset, weight, bias, padding=padding, mask=mask)
+        return out.to(dtype)
     n, _, height, width = x.shape
     out = deform_conv2d_at(
         x,
@@ -87,8 +87,9 @@ def deform_conv2d_at(
         mask (Tensor or None): (n, G*T).
 
     Returns:
-        Tensor: (n, C').
+        Tensor: (n, C'), of the type of ``weight``.
     """
+    dtype = weight.dtype
     with torch.autocast(x.device.type, enabled=False):
         x, offset, weight, bias, mask = _full_precision(x, offset, weight, bias, mask)
         kernel = weight.shape[2:]
@@ -105,7 +106,7 @@ def deform_conv2d_at(
                 weights = weights * mask[part].view(-1, groups, kernel.numel(), 1).transpose(1, 2)
             samples = _weighted_rows(table, corners.flatten(0, 2), weights.flatten(0, 2))
             out.append(linear(samples.view(len(corners), matrix.shape[1]), matrix, bias))
-        return torch.cat(out)
+        return torch.cat(out).to(dtype)
 
 
 def _corners(offset, locations, size, kernel, groups) -> tuple[Tensor, Tensor]:

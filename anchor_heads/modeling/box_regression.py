@@ -12,6 +12,16 @@ from anchor_heads.layers import iou_loss
 BOX_LOSSES = {"iou": iou_loss, "giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
 
 
+def check_box_loss(loss_type: str) -> None:
+    """
+    Raises:
+        ValueError: if :func:`box_regression_loss` has no such loss.
+    """
+    known = ("smooth_l1", *BOX_LOSSES)
+    if loss_type not in known:
+        raise ValueError(f"BBOX_REG_LOSS_TYPE is {loss_type!r}; choose one of {', '.join(known)}.")
+
+
 class BoundedBox2BoxTransform(Box2BoxTransform):
     """Detectron2's transform, which bounds how much a box may grow, with the same bound on how much
     it may shrink, as mmdetection has: by a factor of ``exp(scale_clamp)`` = 62.5."""

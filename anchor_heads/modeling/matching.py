@@ -38,8 +38,7 @@ def pairwise_iou_chunks(objects: Tensor, anchors: Tensor) -> Iterator[tuple[slic
 
     Yields:
         slice: the objects of this chunk, m >= 1 of them.
-        Tensor: (m, R) float32, valid until the next chunk is asked for. NaN where both boxes are
-        empty.
+        Tensor: (m, R) float32. NaN where both boxes are empty.
     """
     anchors = anchors.t().contiguous()
     for chunk in chunks(len(objects), anchors.shape[1], anchors.device):

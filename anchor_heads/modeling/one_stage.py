@@ -18,7 +18,11 @@ from torch import Tensor, nn
 
 from anchor_heads.checkpoint.refusal import refuse_other_frameworks
 from anchor_heads.layers import is_exporting
-from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
+from anchor_heads.modeling.box_regression import (
+    BoundedBox2BoxTransform,
+    box_regression_loss,
+    check_box_loss,
+)
 from anchor_heads.modeling.distributed import loss_normalizer, unwrap
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors, of_matched
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
@@ -169,7 +173,11 @@ class PredictedAnchorDetector(DenseDetector):
                 focal_loss_gamma, smooth_l1_beta, box_reg_loss_type, test_score_thresh,
                 test_nms_thresh, max_detections_per_image, pixel_mean, pixel_std, vis_period,
                 input_format: see :class:`RetinaNet`.
+
+        Raises:
+            ValueError: if there is no such ``box_reg_loss_type``.
         """
+        check_box_loss(box_reg_loss_type)
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
         )

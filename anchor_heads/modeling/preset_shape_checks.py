@@ -16,8 +16,8 @@ def check_preset_shapes(cfg: CfgNode) -> None:
         cfg (CfgNode): its ``MODEL.ANCHOR_GENERATOR`` is checked.
 
     Raises:
-        ValueError: if a size or an aspect ratio is not a finite number above 0, or a level has
-            none.
+        ValueError: if a size or an aspect ratio is not a finite number above 0, a level has none,
+            or levels have different numbers of anchors per location.
     """
     for name in ("SIZES", "ASPECT_RATIOS"):
         levels = shapes_by_level(cfg.MODEL.ANCHOR_GENERATOR[name])
@@ -26,6 +26,15 @@ def check_preset_shapes(cfg: CfgNode) -> None:
                 f"MODEL.ANCHOR_GENERATOR.{name} are {cfg.MODEL.ANCHOR_GENERATOR[name]}; each must "
                 "be a finite number above 0."
             )
+    node = cfg.MODEL.ANCHOR_GENERATOR
+    num_levels = max(len(shapes_by_level(x)) for x in (node.SIZES, node.ASPECT_RATIOS))
+    sizes, ratios = (shapes_by_level(x, num_levels) for x in (node.SIZES, node.ASPECT_RATIOS))
+    counts = [len(x) * len(y) for x, y in zip(sizes, ratios, strict=False)]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR: the levels have {counts} sizes times aspect ratios. Every "
+            "level needs the same number."
+        )
 
 
 def shapes_by_level(

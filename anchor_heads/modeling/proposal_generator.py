@@ -1,5 +1,7 @@
 """What the proposal generators have in common."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -13,7 +15,11 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from anchor_heads.checkpoint.refusal import refuse_other_frameworks
-from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
+from anchor_heads.modeling.box_regression import (
+    BoundedBox2BoxTransform,
+    box_regression_loss,
+    check_box_loss,
+)
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
@@ -21,6 +27,19 @@ from anchor_heads.modeling.statistics import put_scalars
 
 # One over the published deviations of the deltas, 0.07, 0.07, 0.11 and 0.11.
 BBOX_REG_WEIGHTS = (1 / 0.07, 1 / 0.07, 1 / 0.11, 1 / 0.11)
+
+
+def weights_by_loss(weight: float | dict[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The factors of losses, from one for all of them, or those of some.
+
+    Raises:
+        ValueError: if there are factors of other losses.
+    """
+    if not isinstance(weight, dict):
+        return dict.fromkeys(names, float(weight))
+    if not set(weight) <= set(names):
+        raise ValueError(f"loss_weight has {list(weight)}; the losses are {', '.join(names)}.")
+    return dict.fromkeys(names, 1.0) | weight
 
 
 class PredictedAnchorRPN(RPN):
@@ -55,6 +74,8 @@ class PredictedAnchorRPN(RPN):
         pre_nms_topk: tuple[int, int] = (2000, 1000),
         post_nms_topk: tuple[int, int] = (1000, 1000),
         smooth_l1_beta: float = 1.0,
+        loss_weight: float | dict[str, float] = 1.0,
+        box_reg_loss_type: str = "smooth_l1",
         **kwargs,
     ):
         """
@@ -65,12 +86,17 @@ class PredictedAnchorRPN(RPN):
                 least this, see :func:`match_max_iou`.
             box2box_transform (Box2BoxTransform or None): its shrinking is bounded as its growth;
                 None for the published weights.
+            loss_weight (float or dict): factor of both losses, or of "loss_rpn_cls" and
+                "loss_rpn_loc".
+            box_reg_loss_type (str): see :func:`box_regression_loss`.
             in_features, head, anchor_generator, batch_size_per_image, positive_fraction,
                 pre_nms_topk, post_nms_topk, smooth_l1_beta, kwargs: see :class:`RPN`.
 
         Raises:
-            ValueError: if anchors that cross the image's border are to be left out.
+            ValueError: if anchors that cross the image's border are to be left out, there is no
+                such ``box_reg_loss_type``, or ``loss_weight`` is for other losses.
         """
+        check_box_loss(box_reg_loss_type)
         super().__init__(
             in_features=in_features,
             head=head,
@@ -86,6 +112,8 @@ class PredictedAnchorRPN(RPN):
             pre_nms_topk=pre_nms_topk,
             post_nms_topk=post_nms_topk,
             smooth_l1_beta=smooth_l1_beta,
+            loss_weight=weights_by_loss(loss_weight, ("loss_rpn_cls", "loss_rpn_loc")),
+            box_reg_loss_type=box_reg_loss_type,
             **kwargs,
         )
         if self.anchor_boundary_thresh >= 0:
@@ -231,10 +259,7 @@ class PredictedAnchorRPN(RPN):
             ),
         }
         normalizer = loss_normalizer(counts.clamp(min=1).sum(), anchors.device)
-        return {
-            name: loss / normalizer * self.loss_weight.get(name, 1.0)
-            for name, loss in losses.items()
-        }
+        return {name: loss / normalizer * self.loss_weight[name] for name, loss in losses.items()}
 
     @torch.no_grad()
     def predict_proposals(

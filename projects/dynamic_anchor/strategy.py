@@ -39,7 +39,8 @@ from .head import Prediction
 from .losses import shape_loss
 from .targets import ShapeTargets, locations_by_center, objects_by_center, shape_targets
 
-# Below the centerness of any single location, so that sums of it are divided by themselves.
+# Below the centerness of all but locations on an object's edge, so that sums of it are divided by
+# themselves.
 LEAST_CENTERNESS = 1e-6
 
 # The smallest sizes of the levels in Detectron2's configs of RetinaNet and of RPN on a pyramid.

@@ -11,6 +11,7 @@ from detectron2.structures import Boxes
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of_config_problems
 from anchor_heads.checkpoint.refusal import refuse_other_frameworks
+from anchor_heads.layers import is_exporting
 from anchor_heads.modeling.one_stage import best_after_nms, decode_candidates
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
 
@@ -118,8 +119,19 @@ class FreeAnchorRetinaNet(RetinaNet):
         return best_after_nms(candidates, self.test_nms_thresh, self.max_detections_per_image)
 
     def forward(self, batched_inputs):
+        """Same interface as :meth:`DenseDetector.forward`.
+
+        Raises:
+            ValueError: if ``legacy_boxes`` are exported: they depend on the size of the image that
+                the input was resized from.
+        """
         outputs = super().forward(batched_inputs)
         if self.legacy_boxes and not self.training:
+            if is_exporting():
+                raise ValueError(
+                    "MODEL.FREE_ANCHOR.LEGACY_BOXES True cannot be exported. With False the boxes "
+                    "differ by about a pixel."
+                )
             for x, output in zip(batched_inputs, outputs, strict=True):
                 legacy.shift_resized(output["instances"], x["image"].shape[-2:])
         return outputs

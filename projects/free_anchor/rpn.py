@@ -11,6 +11,7 @@ from anchor_heads.anchor_generation.strategy import get_anchor_strategy, warn_of
 from anchor_heads.checkpoint.refusal import refuse_other_frameworks
 from anchor_heads.layers import init_prior_bias
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
+from anchor_heads.modeling.proposal_generator import weights_by_loss
 
 from .strategy import BBOX_REG_WEIGHTS, FreeAnchorLoss, FreeAnchorStrategy
 
@@ -59,14 +60,10 @@ class FreeAnchorRPN(RPN):
             ValueError: if there is no such ``box_reg_loss_type``, or ``loss_weight`` is for
                 other losses.
         """
-        if not isinstance(loss_weight, dict):
-            loss_weight = dict.fromkeys(LOSSES, float(loss_weight))
-        if not set(loss_weight) <= set(LOSSES):
-            raise ValueError(f"loss_weight has {list(loss_weight)}; the losses are {LOSSES}.")
         super().__init__(
             box2box_transform=box2box_transform or Box2BoxTransform(BBOX_REG_WEIGHTS),
             smooth_l1_beta=smooth_l1_beta,
-            loss_weight=loss_weight,
+            loss_weight=weights_by_loss(loss_weight, LOSSES),
             anchor_matcher=anchor_matcher,
             batch_size_per_image=batch_size_per_image,
             positive_fraction=positive_fraction,
@@ -133,7 +130,7 @@ class FreeAnchorRPN(RPN):
             gt_labels,
         )
         losses = dict(zip(LOSSES, (loss_positive, loss_negative), strict=True))
-        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+        return {name: loss * self.loss_weight[name] for name, loss in losses.items()}
 
 
 get_anchor_strategy.register(FreeAnchorRPN, FreeAnchorStrategy)

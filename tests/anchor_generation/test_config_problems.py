@@ -66,6 +66,21 @@ def test_free_anchors_iou_likelihood_does_not_depend_on_the_weights_of_the_delta
     assert not warnings_of(caplog, path, "MODEL.META_ARCHITECTURE", "FreeAnchorRetinaNet", *changes)
 
 
+def test_a_loss_of_boxes_does_not_depend_on_the_weights_of_the_deltas(caplog):
+    path = model_zoo.get_config_file("quick_start/da_faster_rcnn")
+    weights = ["MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0)]
+    assert "deltas hardly count" in warnings_of(caplog, path, *weights)
+    caplog.clear()
+    assert not warnings_of(caplog, path, *weights, "MODEL.RPN.BBOX_REG_LOSS_TYPE", "giou")
+
+
+@pytest.mark.parametrize("name", ["free_anchor", "ga_retinanet", "da_retinanet", "ga_faster_rcnn"])
+def test_levels_with_different_numbers_of_anchors_are_refused(caplog, name):
+    path = model_zoo.get_config_file(f"quick_start/{name}")
+    with pytest.raises(ValueError, match="levels have .* sizes times aspect ratios"):
+        warnings_of(caplog, path, SIZES, [[16, 20], [32], [64], [128], [256]])
+
+
 OWN_DATA = [name for name in model_zoo.list_configs() if name.startswith("own_data/")]
 PUBLISHED = [
     f"{folder}/{name}_R_50_FPN_1x.yaml"

@@ -32,6 +32,21 @@ def test_at_locations_equals_the_whole_map():
     torch.testing.assert_close(part, whole[locations], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_runs_with_weights_of_another_precision(dtype):
+    adaption = FeatureAdaption(8, 6)
+    x, shape = torch.randn(1, 8, 4, 5), torch.randn(1, 2, 4, 5)
+    locations = torch.arange(20)
+    with torch.no_grad():
+        exact = adaption(x, shape)
+        adaption.to(dtype)
+        whole = adaption(x.to(dtype), shape)
+        part = adaption.forward_sparse(x.to(dtype), shape, locations)
+    assert whole.dtype == part.dtype == dtype
+    torch.testing.assert_close(whole.float(), exact, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(part, rows(whole))
+
+
 def test_is_computed_in_float32_under_autocast():
     adaption = FeatureAdaption(8, 6)
     x, shape = torch.randn(1, 8, 4, 5).bfloat16(), torch.randn(1, 2, 4, 5).bfloat16()

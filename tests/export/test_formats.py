@@ -198,6 +198,13 @@ def test_what_cannot_be_exported(export, eager, tmp_path):
         export_model(model, str(tmp_path / "m.onnx"), "onnx", {}, bf16=True)
 
 
+def test_published_boxes_of_free_anchor_cannot_be_exported(eager, tmp_path):
+    model = eager("FreeAnchorRetinaNet")
+    model.legacy_boxes = True
+    with pytest.raises(ValueError, match="LEGACY_BOXES True cannot be exported"):
+        export_model(model, str(tmp_path / "m.pt"), "torchscript", {})
+
+
 def test_detectron2_is_left_as_it_was(export):
     from detectron2.structures import Boxes
     from torchvision.ops import boxes

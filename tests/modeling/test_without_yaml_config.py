@@ -178,11 +178,41 @@ def test_free_anchor_rpn_with_any_loss_weight_and_head(loss_weight):
         assert weighted[name].item() == pytest.approx(loss.item() * weights.get(name, 1.0))
 
 
-def test_a_loss_weight_for_other_losses_is_refused():
-    with pytest.raises(ValueError, match="loss_weight has .*loss_rpn_cls"):
-        free_anchor.FreeAnchorRPN(
+@pytest.mark.parametrize("name", PROPOSAL_GENERATORS)
+@pytest.mark.parametrize(
+    "argument, error",
+    [
+        ({"loss_weight": {"loss_other": 1.0}}, "loss_weight has .*loss_other.*; the losses are"),
+        ({"box_reg_loss_type": "other"}, "'other'"),
+    ],
+)
+def test_losses_that_there_are_not_are_refused(name, argument, error):
+    with pytest.raises(ValueError, match=error):
+        PROPOSAL_GENERATORS[name][0](
             in_features=["p3"],
             head=OwnRPNHead(16),
             anchor_generator=DefaultAnchorGenerator(sizes=[[32]], aspect_ratios=[1.0], strides=[8]),
-            loss_weight={"loss_rpn_cls": 1.0},
+            **argument,
         )
+
+
+@pytest.mark.parametrize("loss_weight", [2, {"loss_rpn_loc": 3.0}])
+def test_losses_of_predicted_anchors_are_weighted(loss_weight):
+    def losses(weight):
+        torch.manual_seed(0)
+        rpn = dynamic_anchor.DynamicAnchorRPN(
+            in_features=["p3"],
+            head=dynamic_anchor.DynamicAnchorRPNHead(in_channels=16, num_levels=1),
+            anchor_generator=DefaultAnchorGenerator(sizes=[[32]], aspect_ratios=[1.0], strides=[8]),
+            loss_weight=weight,
+        ).train()
+        images = ImageList(torch.zeros(1, 3, *SIZE), [SIZE])
+        with EventStorage():
+            objects = [image_with_objects()["instances"]]
+            return rpn(images, {"p3": torch.rand(1, 16, 8, 12)}, objects)[1]
+
+    plain, weighted = losses(1.0), losses(loss_weight)
+    factor = 1.0 if isinstance(loss_weight, dict) else 2.0
+    loc = 3.0 if isinstance(loss_weight, dict) else 2.0
+    assert weighted["loss_rpn_cls"].item() == pytest.approx(factor * plain["loss_rpn_cls"].item())
+    assert weighted["loss_rpn_loc"].item() == pytest.approx(loc * plain["loss_rpn_loc"].item())
