@@ -117,6 +117,20 @@ def _cleaned(json_file, mtime):
     """The cleaned file, serialised: far smaller than its objects, and safe from changes. And what
     was done to it."""
     coco = _parse(json_file)
+    cleaning = clean(coco, json_file)
+    return marshal.dumps(coco), cleaning
+
+
+def clean(coco: dict, label: str) -> Cleaning:
+    """What :func:`clean_coco_dict` does, in place, to the content of a file.
+
+    Args:
+        coco (dict): with lists of dicts under "images", "categories" and perhaps "annotations".
+        label (str): the file or data set, for messages.
+
+    Raises:
+        ValueError: see there.
+    """
     changes = []
     try:
         for key, fields, check in (
@@ -128,7 +142,7 @@ def _cleaned(json_file, mtime):
                 changes += _read_fields(key, fields, coco[key])
                 check(coco)
     except Unusable as error:
-        raise ValueError(f"{json_file}: {error}") from None
+        raise ValueError(f"{label}: {error}") from None
     changes += _repeated_files(coco["images"])
     coco.setdefault("info", {})
     box_format = None
@@ -136,11 +150,11 @@ def _cleaned(json_file, mtime):
         box_format = _likely_box_format(coco)
         changes += _clean_annotations(coco)
     cleaning = Cleaning(tuple(changes), box_format)
-    _warn(json_file, cleaning)
-    return marshal.dumps(coco), cleaning
+    _warn(label, cleaning)
+    return cleaning
 
 
-def _warn(json_file, cleaning):
+def _warn(label, cleaning):
     notes = [str(change) for change in cleaning.changes]
     if cleaning.box_format:
         notes.append(
@@ -148,7 +162,7 @@ def _warn(json_file, cleaning):
             "pixels: convert them"
         )
     if notes:
-        logger.warning(f"{json_file}: {'; '.join(notes)}")
+        logger.warning(f"{label}: {'; '.join(notes)}")
 
 
 def _parse(json_file):

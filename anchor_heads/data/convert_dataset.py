@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from xml.etree import ElementTree
+from glob import glob
 
 import numpy as np
 import pycocotools.mask as mask_util
 import yaml
+from PIL import Image
 
-from anchor_heads.data.coco_json import cleaning_of
+from anchor_heads.data.coco_json import clean
 from anchor_heads.data.image_files import read_headers
 from anchor_heads.data.other_formats import VOC, YOLO, recognize_format
+from anchor_heads.errors import shorten
 from anchor_heads.files import open_and_rename
 
 SPLITS = ("train", "val", "valid", "trainval", "test")
@@ -24,15 +27,15 @@ class Split:
 
     Attributes:
         name (str): such as "train"; "all" if the data set has no parts.
-        images (str): folder of the images.
-        annotations (str): folder of the XML or text files.
+        root (str): folder that the file names of its images are relative to.
+        folders (list[tuple[str, str]]): folders of images, each with that of its XML or text files.
         stems (frozenset[str] or None): names of its images without suffix; None = all of the
-            folder.
+            folders.
     """
 
     name: str
-    images: str
-    annotations: str
+    root: str
+    folders: list[tuple[str, str]]
     stems: frozenset[str] | None = None
 
 
@@ -83,8 +86,9 @@ def convert_dataset(source: str, output: str) -> list[Report]:
 
     Raises:
         ImportError: without supervision.
-        FileNotFoundError: if there is no such folder, or a part of it is missing.
-        ValueError: if it is in neither format, or an annotation in it cannot be read.
+        FileNotFoundError: if a folder of it is missing.
+        ValueError: if it is in neither format, if an annotation in it cannot be read or used, or if
+            a part has no images. Nothing is written then.
     """
     found = recognize_format(source) if os.path.isdir(source) else None
     if found is None:
@@ -92,10 +96,18 @@ def convert_dataset(source: str, output: str) -> list[Report]:
         raise ValueError(f"{source} {what if os.path.isdir(source) else 'is no folder'}")
     splits = list(_voc_splits(source) if found == VOC else _yolo_splits(source))
     for split in splits:
-        for folder in (split.images, split.annotations):
-            if not os.path.isdir(folder):
-                raise FileNotFoundError(f"{source}: {split.name} has no folder {folder}")
-    return [_convert(found, source, split, output) for split in splits]
+        images, annotations = zip(*split.folders, strict=True)
+        missing = [folder for folder in images if not os.path.isdir(folder)]
+        if not any(map(os.path.isdir, annotations)):
+            missing.append(annotations[0])
+        if missing:
+            raise FileNotFoundError(f"{source}: {split.name} has no folder {missing[0]}")
+    converted = [_convert(found, source, split, output) for split in splits]
+    os.makedirs(output, exist_ok=True)
+    for report, content in converted:
+        with open_and_rename(report.json_file, "w", encoding="utf-8") as file:
+            file.write(content)
+    return [report for report, _ in converted]
 
 
 def output_files(source: str, output: str) -> list[str]:
@@ -106,83 +118,91 @@ def output_files(source: str, output: str) -> list[str]:
 
 
 def _convert(found, source, split, output):
-    dataset = _read(found, source, split)
-    paths = sorted(dataset.image_paths)
+    """The report on a part, and the content of its file."""
+    names, annotations = _read(found, source, split)
+    paths = sorted(annotations)
     if split.stems is not None:
         paths = [path for path in paths if _stem(path) in split.stems]
+    if not paths:
+        listed = f" named as in its list, such as {min(split.stems)}" if split.stems else ""
+        raise ValueError(f"{source}: {split.name} has no image in {split.root}{listed}")
+    if not names:
+        raise ValueError(f"{source}: {split.name} has no classes, and no objects")
     # supervision reads boxes in the frame of the images as EXIF tags turn them
     sizes = [header.turned_size for header in read_headers(paths)]
+    names = [str(name).strip() for name in names]
+    # VOC's classes are their names; YOLO's are numbers, and two of the same name are refused
+    classes = list(dict.fromkeys(names)) if found == VOC else names
     content = {
         "info": {"description": f"{found} data set {os.path.abspath(source)}, {split.name}"},
         "images": [],
         "annotations": [],
-        "categories": [
-            {"id": id, "name": str(name)} for id, name in enumerate(dataset.classes, start=1)
-        ],
+        "categories": [{"id": id, "name": name} for id, name in enumerate(classes, start=1)],
     }
     for id, (path, (width, height)) in enumerate(zip(paths, sizes, strict=True), start=1):
-        content["images"].append(
-            {
-                "id": id,
-                "file_name": os.path.relpath(path, split.images),
-                "width": width,
-                "height": height,
-            }
-        )
-        for annotation in _annotations(dataset.annotations[path]):
+        name = os.path.relpath(path, split.root)
+        content["images"].append({"id": id, "file_name": name, "width": width, "height": height})
+        for class_id, annotation in _annotations(annotations[path]):
             number = len(content["annotations"]) + 1
-            content["annotations"].append({"id": number, "image_id": id, **annotation})
-    json_file = os.path.join(output, f"{split.name}.json")
-    os.makedirs(output, exist_ok=True)
-    with open_and_rename(json_file, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    changes = cleaning_of(json_file).changes if paths and dataset.classes else ()
-    return Report(
+            category_id = classes.index(names[class_id]) + 1
+            content["annotations"].append(
+                {"id": number, "image_id": id, "category_id": category_id, **annotation}
+            )
+    text = json.dumps(content)
+    cleaning = clean(content, f"{source}, {split.name}")
+    report = Report(
         split.name,
-        json_file,
-        split.images,
+        os.path.join(output, f"{split.name}.json"),
+        split.root,
         len(paths),
         len(content["annotations"]),
-        [category["name"] for category in content["categories"]],
-        [*_notes(found, source, split, paths), *(f"in training: {change}" for change in changes)],
+        classes,
+        _notes(found, source, split, paths),
     )
+    report.notes += [f"in training: {change}" for change in cleaning.changes]
+    return report, text
 
 
 def _read(found, source, split):
+    """The names of the classes, and supervision's Detections by the path of their image."""
     try:
         import supervision
     except ImportError as error:
         raise ImportError(
             f"Reading {found} takes supervision: pip install 'anchor-heads[supervision]'"
         ) from error
-    folders = (split.images, split.annotations)
-    yaml_file = _data_yaml(source) if found == YOLO else None
-    try:
-        if found == VOC:
-            return supervision.DetectionDataset.from_pascal_voc(*folders)
-        return supervision.DetectionDataset.from_yolo(*folders, yaml_file)
-    except Exception as error:  # what is in the files may be anything
-        file = _broken_xml_file(split.annotations) or split.annotations
-        raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    annotations = {}
+    for images, labels in split.folders:
+        try:
+            if found == VOC:
+                dataset = supervision.DetectionDataset.from_pascal_voc(images, labels)
+            else:
+                yaml_file = _data_yaml(source)
+                dataset = supervision.DetectionDataset.from_yolo(images, labels, yaml_file)
+        except Exception as error:  # what is in the files may be anything
+            file = _broken_xml_file(labels) or labels
+            raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+        annotations.update(dataset.annotations)
+    return dataset.classes, annotations
 
 
 def _broken_xml_file(folder: str) -> str:
-    """The first that is no XML, which supervision does not name; "" if there is none."""
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(".xml"):
-            path = os.path.join(folder, name)
-            try:
-                ElementTree.parse(path)
-            except ElementTree.ParseError:
-                return path
+    """The first that cannot be read, which supervision does not name; "" if there is none."""
+    from defusedxml.ElementTree import parse  # comes with supervision
+    from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
+
+    for name in sorted(glob("*.xml", root_dir=folder)):
+        try:
+            detections_from_xml_obj(parse(os.path.join(folder, name)).getroot(), [], (1, 1))
+        except Exception:  # what is in it may be anything
+            return os.path.join(folder, name)
     return ""
 
 
-def _annotations(detections) -> Iterator[dict]:
-    """Annotations in COCO's format of an image's Detections, without ids."""
+def _annotations(detections) -> Iterator[tuple[int, dict]]:
+    """Number of the class and annotation in COCO's format of each of an image's Detections."""
     for i, (x0, y0, x1, y1) in enumerate(detections.xyxy.tolist()):
         annotation = {
-            "category_id": int(detections.class_id[i]) + 1,
             "bbox": [round(x, 4) for x in (x0, y0, x1 - x0, y1 - y0)],
             "area": round((x1 - x0) * (y1 - y0), 4),
             "iscrowd": 0,
@@ -191,46 +211,52 @@ def _annotations(detections) -> Iterator[dict]:
             mask = mask_util.encode(np.asfortranarray(detections.mask[i].astype(np.uint8)))
             annotation["area"] = int(mask_util.area(mask))
             annotation["segmentation"] = {**mask, "counts": mask["counts"].decode()}
-        yield annotation
+        yield int(detections.class_id[i]), annotation
 
 
 def _notes(found, source, split, paths):
     """What supervision leaves out or takes together, with counts."""
+
+    def name_of(*path):
+        return os.path.splitext(os.path.relpath(os.path.join(*path), split.root))[0]
+
     suffix = {VOC: ".xml", YOLO: ".txt"}[found]
-    files = {_stem(name) for name in os.listdir(split.annotations) if name.endswith(suffix)}
-    files -= {"classes", "data"} if found == YOLO else set()
-    images = {_stem(path) for path in paths}
+    no_annotations = ("classes.txt", "data.txt") if found == YOLO else ()
+    files = {
+        name_of(images, file): os.path.join(labels, file)
+        for images, labels in split.folders
+        if os.path.isdir(labels)
+        for file in os.listdir(labels)
+        if file.endswith(suffix) and file not in no_annotations
+    }
+    images = set(map(name_of, paths))
     listed = images if split.stems is None else split.stems
     notes = {
-        "images have no annotation file, and are kept as images without objects": images - files,
+        "images have no annotation file, and are kept as images without objects": images
+        - files.keys(),
         "images that the list names have no file, and are left out": listed - images,
     }
     if split.stems is None:
-        notes["annotation files have no image, and are left out"] = files - images
+        notes["annotation files have no image, and are left out"] = files.keys() - images
     if found == VOC:
-        notes["objects are marked difficult, and are kept like others"] = _difficult(
-            split.annotations, images & files
-        )
+        notes["objects are marked difficult, and are kept like others"] = [
+            image for image in images & files.keys() for _ in range(_num_difficult(files[image]))
+        ]
     elif "kpt_shape" in _yaml(source):
-        notes["images have keypoints, which are left out"] = images & files
+        notes["images have keypoints, which are left out"] = images & files.keys()
     return [f"{len(names)} {what}, first: {min(names)}" for what, names in notes.items() if names]
 
 
-def _difficult(folder, stems):
+def _num_difficult(path):
     from defusedxml.ElementTree import parse  # comes with supervision
 
-    return [
-        stem
-        for stem in sorted(stems)
-        for mark in parse(os.path.join(folder, f"{stem}.xml")).iter("difficult")
-        if (mark.text or "").strip() == "1"
-    ]
+    return sum((mark.text or "").strip() == "1" for mark in parse(path).iter("difficult"))
 
 
 def _voc_splits(source) -> Iterator[Split]:
     annotations = os.path.join(source, "Annotations")
     if not os.path.isdir(annotations):
-        yield Split("all", source, source)
+        yield Split("all", source, [(source, source)])
         return
     folders = [os.path.join(source, name) for name in ("JPEGImages", "images", "Annotations")]
     images = next(filter(os.path.isdir, folders))
@@ -239,30 +265,58 @@ def _voc_splits(source) -> Iterator[Split]:
         path = os.path.join(source, "ImageSets", "Main", f"{name}.txt")
         if os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
-                stems = frozenset(line.split()[0] for line in file if line.strip())
+                stems = frozenset(_listed_stem(line.split()[0]) for line in file if line.strip())
             listed = True
-            yield Split(name, images, annotations, stems)
+            yield Split(name, images, [(images, annotations)], stems)
     if not listed:
-        yield Split("all", images, annotations)
+        yield Split("all", images, [(images, annotations)])
+
+
+def _listed_stem(name):
+    """Lists name images without their suffix, some with it."""
+    is_file = os.path.splitext(name)[1].lower() in Image.registered_extensions()
+    return _stem(name) if is_file else os.path.basename(name)
 
 
 def _yolo_splits(source) -> Iterator[Split]:
     content = _yaml(source)
-    root = os.path.join(source, content.get("path") or "")
-    if not os.path.isdir(root):  # of the machine that it was made on
-        root = source
-    named = {name: content[name] for name in SPLITS if isinstance(content.get(name), str)}
+    named = {name: content[name] for name in SPLITS if content.get(name)}
     if not named:
         folders = {name: os.path.join("images", name) for name in SPLITS}
         named = {k: v for k, v in folders.items() if os.path.isdir(os.path.join(source, v))}
         named = named or {"all": "images"}
-    for name, folder in named.items():
-        images = os.path.normpath(os.path.join(root, folder))
-        if not os.path.isdir(images):  # exports name ../train/images
-            images = os.path.normpath(os.path.join(root, folder.lstrip("./")))
-        # as Ultralytics finds them: "labels" in place of the last "images"
-        before, _, after = images.rpartition(f"{os.sep}images")
-        yield Split(name, images, f"{before}{os.sep}labels{after}")
+    for name, value in named.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(x, str) and not x.endswith(".txt") for x in values):
+            raise ValueError(
+                f"{_data_yaml(source)}: {name} is {value!r}: only folders of images can be "
+                "converted, not files that list them: name a folder, or a list of folders"
+            )
+        roots = [_yolo_folder(source, content, x) for x in values]
+        root = roots[0] if len(roots) == 1 else os.path.commonpath(map(os.path.abspath, roots))
+        images = dict.fromkeys(folder for x in roots for folder in _with_folders_below(x))
+        yield Split(name, root, [(folder, _yolo_labels(folder)) for folder in images])
+
+
+def _yolo_folder(source, content, folder):
+    root = os.path.join(source, content.get("path") or "")
+    if not os.path.isdir(root):  # of the machine that it was made on
+        root = source
+    images = os.path.normpath(os.path.join(root, folder))
+    if not os.path.isdir(images):  # exports name ../train/images
+        images = os.path.normpath(os.path.join(root, folder.lstrip("./")))
+    return images
+
+
+def _with_folders_below(folder):
+    """A folder and all that is below it, where Ultralytics looks for images."""
+    below = sorted(glob("**/", root_dir=folder, recursive=True))
+    return [folder, *(os.path.normpath(os.path.join(folder, x)) for x in below)]
+
+
+def _yolo_labels(images):
+    """As Ultralytics finds them: "labels" in place of the last "images"."""
+    return re.sub(r"^((?:.*/)?)images(?=/|$)", r"\1labels", images)
 
 
 def _yaml(source) -> dict:
@@ -270,6 +324,12 @@ def _yaml(source) -> dict:
         content = yaml.safe_load(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} is not a mapping of keys and values")
+    names = content.get("names")
+    if isinstance(names, dict) and {str(x) for x in names} != {str(i) for i in range(len(names))}:
+        raise ValueError(
+            f"{file.name}: the keys of 'names' are {shorten(list(names))}: write the numbers that "
+            "the text files have, from 0 on, with a name for each"
+        )
     return content
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import cv2
 import numpy as np
@@ -49,7 +50,7 @@ def test_pascal_voc_with_parts(tmp_path):
     write_voc(tmp_path, "JPEGImages", "Annotations")
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)
-    (lists / "train.txt").write_text("1\n2\n\n")
+    (lists / "train.txt").write_text("1.jpg\n2\n\n")
     (lists / "val.txt").write_text("3  1\n4 -1\n6\n")
     (lists / "cat_train.txt").write_text("1 1\n")
     train, val = convert_dataset(str(tmp_path), str(tmp_path / "out"))
@@ -69,6 +70,46 @@ def test_pascal_voc_with_parts(tmp_path):
         "1 images that the list names have no file, and are left out, first: 6",
     ]
     assert train.class_names == val.class_names
+
+
+def test_blanks_around_the_names_of_pascal_voc_are_no_part_of_them(tmp_path):
+    write_voc(tmp_path, ".", ".")
+    xml = (tmp_path / "3.xml").read_text()
+    (tmp_path / "3.xml").write_text(xml.replace("cat", " cat\n"))
+    (report,) = convert_dataset(str(tmp_path), str(tmp_path / "out"))
+    assert report.class_names == ["cat", "dog"]
+    assert contents(report)["3.jpg"] == [("cat", [4, 5, 10, 10])]
+
+
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        (
+            "Annotations/3.xml",
+            "bndbox>",
+            "box>",
+            r"Annotations/3\.xml cannot be read: Missing bndb",
+        ),
+        (
+            "Annotations/3.xml",
+            "name>",
+            "label>",
+            r"Annotations/3\.xml cannot be read: Missing 'name",
+        ),
+        ("Annotations/3.xml", "</annotation>", "", r"Annotations/3\.xml cannot be read: "),
+        ("ImageSets/Main/val.txt", "3", "7", "val has no image in .*JPEGImages .*, such as 7"),
+    ],
+)
+def test_pascal_voc_with_errors_writes_nothing(tmp_path, file, old, new, message):
+    write_voc(tmp_path, "JPEGImages", "Annotations")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("1")
+    (lists / "val.txt").write_text("3")
+    (tmp_path / file).write_text((tmp_path / file).read_text().replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        convert_dataset(str(tmp_path), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_pascal_voc_in_one_folder_can_be_trained_on(tmp_path, config):
@@ -112,6 +153,41 @@ def test_yolo(tmp_path, layout, yaml):
     (triangle,) = clean_coco_dict(val.json_file)["annotations"]
     assert triangle["area"] == pytest.approx(32 * 24 / 2, rel=0.15)
     assert triangle["segmentation"]["size"] == [30, 40]
+
+
+@pytest.mark.parametrize(
+    "folders", ["[images/a, images/b]", "images", "[images/b, images/a, ./images]"]
+)
+def test_yolo_with_a_part_of_several_folders(tmp_path, monkeypatch, folders):
+    layout = [("images/a", "labels/a"), ("images/b", "labels/b")]
+    write_yolo(tmp_path, layout, f"train: {folders}\nnames: {{'0': a, '1': b}}")
+    (tmp_path / "labels" / "b" / "2.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    (report,) = convert_dataset(".", "out")
+    boxes = contents(report)
+    assert boxes["a/0.jpg"] == [("b", [15, 12, 10, 6])] and len(boxes["b/1.jpg"]) == 1
+    assert os.path.abspath(report.image_folder) == str(tmp_path / "images")
+    assert report.notes == ["1 annotation files have no image, and are left out, first: b/2"]
+
+
+@pytest.mark.parametrize(
+    "yaml, message",
+    [
+        ("names: {0: person, 2: car, 7: truck}", "the keys of 'names' are 0, 2, 7: write the numb"),
+        ("names: {1: a, 2: b}", "data.yaml: the keys of 'names' are 1, 2"),
+        ("names: [a, a]", "categories 1 and 2 have the same 'name', a: give each a name"),
+        ("names: [a, b]\ntrain: train.txt", "data.yaml: train is 'train.txt': only folders of im"),
+        ("names: [a, b]\ntrain: [images, train.txt]", "only folders of images can be converted"),
+        ("names: [a, b]\ntrain: images\ntest: empty", "test has no image in .*empty"),
+        ("names: [a, b]\ntrain: images\ntest: [images, gone]", "test has no folder .*gone"),
+    ],
+)
+def test_yolo_that_would_become_something_else_is_refused(tmp_path, yaml, message):
+    write_yolo(tmp_path, [("images", "labels")] * 2, yaml)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        convert_dataset(str(tmp_path), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_yolo_without_parts(tmp_path):
