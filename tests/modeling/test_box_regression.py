@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -24,15 +26,28 @@ def test_other_deltas_are_detectron2s():
     assert none.shape == (0, 4)
 
 
+# Of CIoU, the difference of the aspect ratios 2 and 1, squared, as a share of its greatest value.
+ASPECT = (math.atan(2) - math.atan(1)) ** 2 / (math.pi / 2) ** 2
+
+
 @pytest.mark.parametrize(
     "loss_type, expected",
-    # A box of half the height of its object, and one that is the object.
-    [("smooth_l1", 0.6931**2 / 2), ("iou", 0.6931), ("giou", 0.5), ("diou", 0.5), ("ciou", 0.5025)],
+    [
+        ("smooth_l1", 0.5**2 / 2 + math.log(2) ** 2 / 2),
+        ("iou", math.log(5)),
+        ("giou", 4 / 5 + 4 / 24),
+        ("diou", 4 / 5 + 4 / 52),
+        ("ciou", 4 / 5 + 4 / 52 + ASPECT**2 / (4 / 5 + ASPECT)),
+    ],
 )
 def test_box_losses_are_summed_over_the_positives(loss_type, expected):
-    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [5.0, 5.0, 25.0, 15.0]])
-    anchors = torch.tensor([[0.0, 2.5, 10.0, 7.5], [5.0, 5.0, 25.0, 15.0]])
+    """A box of 4x2 whose object is 4x4 and begins 2 pixels left of it, and one that is the object.
+
+    Intersection 4 and union 20, in a box of 6x4; the centres are 2 apart, its corners 52**0.5.
+    """
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 25.0, 15.0]])
+    anchors = torch.tensor([[2.0, 1.0, 6.0, 3.0], [5.0, 5.0, 25.0, 15.0]])
     transform = BoundedBox2BoxTransform((1.0, 1.0, 1.0, 1.0))
     deltas = torch.zeros(2, 4)
     loss = box_regression_loss(transform, anchors, deltas, boxes, loss_type, 1.0)
-    assert loss.item() == pytest.approx(expected, abs=0.02)
+    assert loss.item() == pytest.approx(expected, abs=1e-4)

@@ -132,9 +132,8 @@ def test_an_object_that_no_anchor_touches_takes_all_or_none(config, min_iou, exp
 
 
 def test_locations_in_the_padding_of_a_batch_learn_nothing(config):
-    """Images padded to 64x64 and 128x192 in a batch of 128x256."""
+    """Images of 60x64 and 128x180, padded to 64x64 and 128x192, in a batch of 256x256."""
     model = build_model(tiny_cfg(config)).train()
-    model.size_divisibility = 256
     model.backbone._size_divisibility = 256
     with EventStorage() as storage:
         model([image_with(2, 60, 64), image_with(1, 128, 180)])

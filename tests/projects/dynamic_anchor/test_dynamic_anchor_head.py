@@ -2,6 +2,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from dynamic_published import (
+    CHANNELS,
     LEVELS,
     LOSSES,
     TOLERANCE,
@@ -13,7 +14,10 @@ from dynamic_published import (
 )
 
 from anchor_heads.layers import flatten_hw
-from anchor_heads.projects.dynamic_anchor.head import DynamicAnchorRetinaNetHead
+from anchor_heads.projects.dynamic_anchor.head import (
+    DynamicAnchorRetinaNetHead,
+    DynamicAnchorRPNHead,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +123,24 @@ def test_training_starts_where_the_published_one_does():
         assert conv.weight.std().item() == pytest.approx(0.01, rel=0.1)
         assert conv.bias.abs().sum() == 0
     assert [scale.scale.item() for scale in head.scales] == [1.0] * LEVELS
+
+
+@pytest.mark.parametrize("kind", ["detector", "proposal generator"])
+def test_training_starts_from_the_keys_of_the_config(kind):
+    cfg = published_cfg()
+    cfg.MODEL.DYNAMIC_ANCHOR.KAIMING_INIT = True
+    cfg.MODEL.DYNAMIC_ANCHOR.RPN.PRIOR_PROB = cfg.MODEL.RETINANET.PRIOR_PROB = 0.1
+    if kind == "detector":
+        head = DynamicAnchorRetinaNetHead(cfg, input_shape())
+        classifier = head.conv_cls
+        for conv in (head.fusion_conv_x, head.fusion_conv_y, head.fusion):
+            assert conv.weight.std().item() == pytest.approx(CHANNELS**-0.5, rel=0.1)
+    else:
+        head = DynamicAnchorRPNHead(cfg, input_shape())
+        classifier = head.objectness_logits
+    torch.testing.assert_close(classifier.bias.sigmoid(), torch.full_like(classifier.bias, 0.1))
+    weight = head.feature_attention.conv_adaption.weight
+    assert weight.std().item() == pytest.approx((2 / (9 * CHANNELS)) ** 0.5, rel=0.1)
 
 
 def test_the_towers_length_and_norm_come_from_the_config():

@@ -186,6 +186,16 @@ def test_a_radius_of_any_size_needs_no_more_than_the_map():
     assert found.amin(0).tolist() == [1, 1] and found.amax(0).tolist() == [6, 8]
 
 
+@pytest.mark.parametrize("radius", [1.0, 2.0, 3.0])
+def test_the_radius_is_that_of_the_config(radius):
+    """Locations are 4, 12 and 20 pixels from the centre of the object, to the left and right."""
+    cfg = published_cfg()
+    cfg.MODEL.DYNAMIC_ANCHOR.CENTER_RADIUS = radius
+    gt = Instances(IMAGE_SIZES[0], gt_boxes=Boxes(torch.tensor([[28.0, 28.0, 84.0, 84.0]])))
+    mask = DynamicAnchoring(cfg, STRIDES).shape_assignment(features(), [gt, gt[:0]]).mask
+    assert mask[:, : 16 * 20].sum(dim=1).tolist() == [(2 * radius) ** 2, 0]
+
+
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.nan])
 def test_a_radius_in_which_nothing_lies_is_refused(radius):
     cfg = published_cfg()

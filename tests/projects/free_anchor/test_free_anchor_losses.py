@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from published import NUM_CLASSES, STRIDES, Published
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from anchor_heads import get_cfg
 from anchor_heads.modeling import matching
 from anchor_heads.projects.free_anchor.legacy import cell_anchors
 from anchor_heads.projects.free_anchor.losses import log1mexp, negative_loss, positive_bag_loss
@@ -180,7 +181,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        made = [x for x in (out if isinstance(out, (list, tuple)) else [out])]
+        made = out if isinstance(out, (list, tuple)) else [out]
         sizes = [x.numel() for x in made if isinstance(x, torch.Tensor)]
         self.entries = max([self.entries, *sizes])
         return out
@@ -229,6 +230,43 @@ def test_with_the_iou_loss_the_likelihood_is_the_iou_itself():
     assert log_matches.exp().item() == pytest.approx(0.5 * 0.5**0.75, rel=1e-5)
     log_matches.sum().backward()
     assert deltas.grad[0, 0, 3] > 0  # the box is to be taller
+
+
+def losses_by_hand(bag_size=50, box_iou_thresh=0.6, box_loss_weight=0.75, alpha=0.5, gamma=2.0):
+    """Both losses, and the probability of the bag, of an object whose two anchors have IoUs of 1
+    and 0.75 and class probabilities of 0.5."""
+    matches = [0.5, 0.5 * 0.75**box_loss_weight][:bag_size]
+    odds = sum(p / (1 - p) for p in matches) / len(matches)
+    localized = max(0, (0.75 - box_iou_thresh) / (1 - box_iou_thresh))
+    background = 0.5 * (1 - localized)
+    negative = background**gamma * -math.log(1 - background) / bag_size
+    return alpha * math.log(1 + 1 / odds), (1 - alpha) * negative, odds / (1 + odds)
+
+
+@pytest.mark.parametrize(
+    "key,value,localized",
+    [("BAG_SIZE", 1, 2), ("BOX_IOU_THRESH", 0.7, 2), ("BOX_IOU_THRESH", 0.8, 1)]
+    + [("BOX_LOSS_WEIGHT", 2.0, 2), ("ALPHA", 0.3, 2), ("GAMMA", 1.0, 2)],
+)
+def test_keys_of_the_config(key, value, localized):
+    """A batch of two images with the same object has the losses and statistics of one."""
+    cfg = get_cfg()
+    cfg.MODEL.FREE_ANCHOR[key] = value
+    loss = FreeAnchorLoss(cfg, Box2BoxTransform((1.0, 1.0, 1.0, 1.0)), 0.0, "iou")
+    anchors = torch.tensor([[0.0, 0, 8, 8], [0, 1, 8, 7]])
+    with EventStorage() as storage:
+        losses = loss(
+            anchors,
+            torch.zeros(2, 2, 1),
+            torch.zeros(2, 2, 4),
+            [anchors[:1]] * 2,
+            [torch.tensor([0])] * 2,
+        )
+    *expected, probability = losses_by_hand(**{key.lower(): value})
+    assert [x.item() for x in losses] == pytest.approx(expected, rel=1e-5)
+    latest = {name: value for name, (value, _) in storage.latest().items()}
+    assert latest["free_anchor/num_localized"] == localized
+    assert latest["free_anchor/bag_probability"] == pytest.approx(probability)
 
 
 @pytest.mark.parametrize("key,value", [("bag_size", 0), ("gamma", 0.0)])

@@ -67,9 +67,11 @@ def test_trains_and_predicts_in_every_model_with_a_proposal_generator(name, obje
 
 
 def test_objectness_starts_at_the_prior():
-    model = build_model(tiny_cfg("ProposalNetwork")).eval()
-    bias = model.proposal_generator.rpn_head.objectness_logits.bias
-    torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.02))
+    cfg = tiny_cfg("ProposalNetwork")
+    for prior in (cfg.MODEL.FREE_ANCHOR.RPN_PRIOR_PROB, 0.1):
+        cfg.MODEL.FREE_ANCHOR.RPN_PRIOR_PROB = prior
+        bias = build_model(cfg).proposal_generator.rpn_head.objectness_logits.bias
+        torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, prior))
 
 
 def test_losses_are_the_one_class_likelihood():

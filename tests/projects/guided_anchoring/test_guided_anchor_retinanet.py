@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
@@ -16,7 +18,7 @@ from guided_published import (
 from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.projects.guided_anchoring.head import GuidedAnchorRetinaNetHead
 from anchor_heads.projects.guided_anchoring.retinanet import GuidedAnchorRetinaNet
-from anchor_heads.projects.guided_anchoring.strategy import GuidedAnchoring
+from anchor_heads.projects.guided_anchoring.strategy import SPARSE_SHARE, GuidedAnchoring
 
 LOSSES = {
     "loss_cls": "loss_cls",
@@ -109,18 +111,28 @@ def test_detections_of_a_batch_are_the_published_ones_of_each_image(
         assert torch.equal(result.pred_classes, labels[order])
 
 
-def test_predictions_at_the_kept_locations_are_those_everywhere(published, monkeypatch):
+@pytest.mark.parametrize(
+    "share,sparse,dense", [(2.0, LEVELS, 0), (0.0, 0, LEVELS), (SPARSE_SHARE, 3, LEVELS - 3)]
+)
+def test_predictions_at_the_kept_locations_are_those_everywhere(
+    published, monkeypatch, share, sparse, dense
+):
+    """Below the share only kept locations are classified and regressed; from it on, all are."""
     detector = detector_of(published, monkeypatch).eval()
+    head, anchoring = detector.head, detector.guided_anchoring
     with torch.no_grad():
-        predictions = detector.head(published.features())
-        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, predictions)
-        everywhere = [detector.head.predict(prediction) for prediction in predictions]
+        predictions = head(published.features())
+        everywhere = [head.predict(prediction) for prediction in predictions]
+        for name in ("predict", "predict_at"):
+            monkeypatch.setattr(head, name, Mock(wraps=getattr(head, name)))
+        images = anchoring.predict_at_kept_locations(head, predictions, share)
+    assert (head.predict_at.call_count, head.predict.call_count) == (sparse, dense)
     for i, levels in enumerate(images):
         for level, (_, logits, deltas) in enumerate(levels):
             kept = published.tensor(f"eval{i}/loc_mask{level}")
             assert kept.any() and (level > 2 or not kept.all())
-            for ours, dense in zip((logits, deltas), everywhere[level], strict=True):
-                torch.testing.assert_close(ours, dense[i, kept], rtol=0, atol=1e-5)
+            for ours, expected in zip((logits, deltas), everywhere[level], strict=True):
+                torch.testing.assert_close(ours, expected[i, kept], rtol=0, atol=1e-5)
 
 
 def test_an_image_without_kept_locations_has_no_detections(published, monkeypatch):
@@ -135,13 +147,17 @@ def test_an_image_without_kept_locations_has_no_detections(published, monkeypatc
     assert results[0].pred_boxes.tensor.shape == (0, 4)
 
 
-def test_location_starts_at_the_prior_and_offsets_start_published():
-    torch.manual_seed(0)
-    head = GuidedAnchorRetinaNetHead(published_cfg(), input_shape([8] * LEVELS))
-    assert head.conv_loc.bias.sigmoid().item() == pytest.approx(0.01)
+@pytest.mark.parametrize(
+    "prior,kaiming,std", [(0.01, False, 0.01), (0.1, True, (2 / (9 * CHANNELS)) ** 0.5)]
+)
+def test_training_starts_from_the_keys_of_the_config(prior, kaiming, std):
+    node = (cfg := published_cfg()).MODEL.GUIDED_ANCHOR
+    node.LOCATION_PRIOR_PROB, node.KAIMING_INIT = prior, kaiming
+    head = GuidedAnchorRetinaNetHead(cfg, input_shape([8] * LEVELS))
+    assert head.conv_loc.bias.sigmoid().item() == pytest.approx(prior)
     for adaption in (head.feature_adaption_cls, head.feature_adaption_reg):
         assert adaption.conv_offset.weight.std().item() == pytest.approx(0.1, rel=0.15)
-        assert adaption.conv_adaption.weight.std().item() == pytest.approx(0.01, rel=0.1)
+        assert adaption.conv_adaption.weight.std().item() == pytest.approx(std, rel=0.1)
         assert adaption.conv_offset.weight.shape == (72, 2, 1, 1)
 
 
@@ -157,18 +173,3 @@ def test_levels_whose_squares_do_not_grow_are_refused():
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32, 64, 128]]
     with pytest.raises(ValueError, match="grow from level to level"):
         GuidedAnchoring(cfg, cfg.MODEL.GUIDED_ANCHOR.RPN, sample_generator([4, 8, 16, 32, 64], cfg))
-
-
-@pytest.mark.parametrize("share", [0.0, 1.1])
-def test_predictions_at_kept_or_all_locations_are_the_same(published, monkeypatch, share):
-    """Below the share only kept locations are classified and regressed; from it on, all are."""
-    detector = detector_of(published, monkeypatch).eval()
-    with torch.no_grad():
-        predictions = detector.head(published.features())
-        expected = detector.guided_anchoring.predict_at_kept_locations(detector.head, predictions)
-        anchoring = "anchor_heads.projects.guided_anchoring.strategy"
-        monkeypatch.setattr(f"{anchoring}.SPARSE_SHARE", share)
-        images = detector.guided_anchoring.predict_at_kept_locations(detector.head, predictions)
-    for ours, theirs in zip(images, expected, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

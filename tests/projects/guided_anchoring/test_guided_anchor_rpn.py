@@ -1,9 +1,11 @@
 import pytest
 import torch
 from detectron2.config import get_cfg as get_detectron2_cfg
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from guided_published import LEVELS, TOLERANCE, Published, input_shape, published_cfg
+from guided_published import CHANNELS, LEVELS, TOLERANCE, Published, input_shape, published_cfg
 
+from anchor_heads.projects.guided_anchoring.head import GuidedAnchorRPNHead
 from anchor_heads.projects.guided_anchoring.rpn import GuidedAnchorRPN
 
 NAMES = ["p2", "p3", "p4", "p5", "p6"]
@@ -113,7 +115,7 @@ def test_predictions_at_the_kept_locations_are_those_everywhere(published):
     head, anchoring = generator.rpn_head, generator.guided_anchoring
     with torch.no_grad():
         predictions = head(published.features())
-        images = anchoring.predict_at_kept_locations(head, predictions)
+        images = anchoring.predict_at_kept_locations(head, predictions, sparse_share=2.0)
         everywhere = [head.predict(prediction) for prediction in predictions]
         anchors = anchoring.anchors(predictions)
     for i, levels in enumerate(images):
@@ -167,14 +169,43 @@ def test_weights_of_the_losses(published, key, names):
 
 
 @pytest.mark.parametrize(
-    "key,value",
-    [("CENTER_RATIO", 0.4), ("IGNORE_RATIO", 0.9), ("LOCATION_FOCAL_ALPHA", 0.5)]
-    + [("LOCATION_FOCAL_GAMMA", 1.0)],
+    "key,value,loss",
+    [
+        ("CENTER_RATIO", 0.4, "location"),
+        ("IGNORE_RATIO", 0.9, "location"),
+        ("LOCATION_FOCAL_ALPHA", 0.5, "location"),
+        ("LOCATION_FOCAL_GAMMA", 1.0, "location"),
+        ("SHAPE_LOSS_BETA", 0.5, "shape"),
+    ],
 )
-def test_keys_of_the_location_loss_have_an_effect_on_it_alone(published, key, value):
+def test_keys_have_an_effect_on_one_loss_alone(published, key, value, loss):
     factors = scaled_losses(published, **{f"GUIDED_ANCHOR__{key}": value})
-    assert abs(factors.pop("loss_anchor_location") - 1) > 1e-5
+    assert abs(factors.pop(f"loss_anchor_{loss}") - 1) > 1e-5
     assert factors == pytest.approx(dict.fromkeys(factors, 1.0))
+
+
+@pytest.mark.parametrize(
+    "num_objects,fraction,positives", [(1, 0.5, 5), (300, 0.5, 128), (300, 0.25, 64)]
+)
+def test_shapes_are_sampled_with_a_bounded_share_of_positives(
+    published, num_objects, fraction, positives
+):
+    """Each object is a square of P2. At the next locations, 4 pixels away, the IoU is 0.78, too."""
+    generator = generator_of(
+        published,
+        GUIDED_ANCHOR__SHAPE_BATCH_SIZE_PER_IMAGE=256,
+        GUIDED_ANCHOR__SHAPE_POSITIVE_FRACTION=fraction,
+    ).train()
+    predictions = generator.rpn_head(published.features())
+    squares = generator.guided_anchoring.squares(predictions)[0]
+    instances = [
+        Instances(x.image_size, gt_boxes=Boxes(squares[500 : 500 + num_objects]))
+        for x in published.instances()
+    ]
+    *_, storage = run(generator, published, instances)
+    latest = storage.latest()
+    assert latest["guided_anchor/num_pos_shapes"][0] == positives
+    assert latest["guided_anchor/num_neg_shapes"][0] == 256 - positives
 
 
 def test_the_threshold_and_the_share_of_locations_that_pass_it(published):
@@ -221,18 +252,14 @@ def test_other_box_losses(published, loss_type):
         assert losses["loss_rpn_loc"].isfinite() and losses["loss_rpn_loc"] > 0
 
 
-def test_objectness_starts_from_its_prior(published):
-    generator = GuidedAnchorRPN(
-        prior_cfg(0.02), dict(zip(NAMES, input_shape(published.strides), strict=True))
-    )
-    bias = generator.rpn_head.objectness_logits.bias
-    assert bias.sigmoid().item() == pytest.approx(0.02)
-
-
-def prior_cfg(prior):
-    cfg = published_cfg()
-    cfg.MODEL.GUIDED_ANCHOR.RPN.PRIOR_PROB = prior
-    return cfg
+def test_training_starts_from_the_keys_of_the_config(published):
+    node = (cfg := published_cfg()).MODEL.GUIDED_ANCHOR
+    node.LOCATION_PRIOR_PROB, node.RPN.PRIOR_PROB, node.KAIMING_INIT = 0.1, 0.02, True
+    head = GuidedAnchorRPNHead(cfg, input_shape(published.strides))
+    assert head.conv_loc.bias.sigmoid().item() == pytest.approx(0.1)
+    assert head.objectness_logits.bias.sigmoid().item() == pytest.approx(0.02)
+    std = (2 / (9 * CHANNELS)) ** 0.5
+    assert head.feature_adaption.conv_adaption.weight.std().item() == pytest.approx(std, rel=0.1)
 
 
 def test_iou_loss_of_shapes_is_divided_by_the_positives(published):
