@@ -4,6 +4,9 @@ from torch import Tensor, nn
 
 from anchor_heads.layers import DeformConv, rows_at
 
+# Parts of the channels that move independently, as published.
+OFFSET_GROUPS = 4
+
 
 class FeatureAdaption(nn.Module):
     """Makes a feature fit the shape of the anchor at each location.
@@ -17,29 +20,27 @@ class FeatureAdaption(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        offset_groups: int = 4,
         kaiming_init: bool = False,
     ):
         """
         Args:
             in_channels (int): channels of the feature.
             out_channels (int): channels of the result.
-            offset_groups (int): parts of the channels that move independently.
             kaiming_init (bool): whether the result starts at the scale of the feature (Kaiming
                 initialization). False: weights with a standard deviation of 0.01, as published for
                 256 channels; with fewer channels the result starts close to 0.
 
         Raises:
-            ValueError: if the channels cannot be divided into such parts.
+            ValueError: if the channels cannot be divided into ``OFFSET_GROUPS`` parts.
         """
         super().__init__()
-        if in_channels % offset_groups:
+        if in_channels % OFFSET_GROUPS:
             raise ValueError(
                 f"The feature has {in_channels} channels, which cannot be divided into "
-                f"{offset_groups} parts of the same size. Choose the channels of the FPN, or of "
+                f"{OFFSET_GROUPS} parts of the same size. Choose the channels of the FPN, or of "
                 "the head's own convolutions, accordingly."
             )
-        self.conv_offset = nn.Conv2d(2, offset_groups * 2 * 9, kernel_size=1, bias=False)
+        self.conv_offset = nn.Conv2d(2, OFFSET_GROUPS * 2 * 9, kernel_size=1, bias=False)
         self.conv_adaption = DeformConv(in_channels, out_channels, kernel_size=3)
         nn.init.normal_(self.conv_offset.weight, std=0.1)
         if kaiming_init:

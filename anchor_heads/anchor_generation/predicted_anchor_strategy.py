@@ -4,7 +4,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-from anchor_heads.modeling.matching import Match, has_area
+from anchor_heads.modeling.matching import Match, match_predicted_anchors
 from anchor_heads.modeling.proposal_generator import BBOX_REG_WEIGHTS
 
 from .strategy import AnchorStrategy, Assignment, ConfigProblem
@@ -49,9 +49,8 @@ class PredictedAnchorStrategy(AnchorStrategy):
             valid (Tensor): (1, R) bool, the anchors that may be positive.
             objects (Instances): with "gt_boxes".
         """
-        match = self.owner.anchor_matcher(
-            [objects.gt_boxes.tensor], anchors[None, :, None], valid & has_area(anchors)
-        )
+        matcher = self.owner.anchor_matcher
+        match, _ = match_predicted_anchors(matcher, [objects], anchors[None], valid)
         return self._matched("class and box, by IoU", anchors, match, objects)
 
     def _matched(self, rule: str, anchors: Tensor, match: Match, objects: Instances) -> Assignment:

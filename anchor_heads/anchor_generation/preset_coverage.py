@@ -13,14 +13,7 @@ from detectron2.structures import Boxes
 from detectron2.structures.boxes import matched_pairwise_iou
 from torch import Tensor
 
-# Detectron2's FPN and the published methods pad images to multiples of this.
-PADDING_MULTIPLE = 32
-
-
-def map_size(image_size: int | Tensor, stride: int) -> int | Tensor:
-    """The rows or columns of a level on a padded image of this height or width."""
-    padded = -(-image_size // PADDING_MULTIPLE) * PADDING_MULTIPLE
-    return -(-padded // stride)
+from .shaped_anchors import map_size
 
 
 def best_preset_iou(
@@ -51,11 +44,6 @@ def best_preset_iou(
         at_locations.append(_best_iou(boxes, locations, cell_anchors))
         at_centers.append(_best_iou(boxes, centers, cell_anchors))
     return torch.stack(at_locations, dim=1), torch.stack(at_centers, dim=1).amax(dim=1)
-
-
-def smallest_sizes(generator: DefaultAnchorGenerator) -> list[float]:
-    """The square root of the area of each level's smallest anchor, in pixels, to 0.001."""
-    return [round(float(Boxes(x).area().min().sqrt()), 3) for x in generator.cell_anchors]
 
 
 def _best_iou(boxes, points, cell_anchors):

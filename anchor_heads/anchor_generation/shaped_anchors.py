@@ -13,14 +13,27 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.structures import Boxes
 from torch import Tensor
 
 from anchor_heads.modeling.preset_shape_checks import shapes_by_level
 
-from .preset_coverage import map_size, smallest_sizes
-
 # Widths and heights stay within a factor of a million of the square's, as published.
 MAX_LOG_SCALE = -math.log(1e-6)
+
+# Detectron2's FPN and the published methods pad images to multiples of this.
+PADDING_MULTIPLE = 32
+
+
+def map_size(image_size: int | Tensor, stride: int) -> int | Tensor:
+    """The rows or columns of a level on a padded image of this height or width."""
+    padded = -(-image_size // PADDING_MULTIPLE) * PADDING_MULTIPLE
+    return -(-padded // stride)
+
+
+def smallest_sizes(generator: DefaultAnchorGenerator) -> list[float]:
+    """The square root of the area of each level's smallest anchor, in pixels, to 0.001."""
+    return [round(float(Boxes(x).area().min().sqrt()), 3) for x in generator.cell_anchors]
 
 
 class SquareGenerator(DefaultAnchorGenerator):

@@ -19,8 +19,6 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from anchor_heads.modeling.statistics import put_scalars
-
 # Entries of one chunk of the overlap matrix. On a CPU a chunk with its temporaries should stay in
 # the cache; on a GPU it should be large enough to hide the launch of a kernel.
 CHUNK_ENTRIES = {"cpu": 2**18, "cuda": 2**25}
@@ -262,8 +260,7 @@ def match_predicted_anchors(
 ) -> tuple[Match, Tensor]:
     """Match objects with the anchors that were predicted for their image.
 
-    Anchors without width or height are ignored. The mean of the best IoU that an anchor has with
-    each object goes to the event storage as "predicted_anchor/best_iou".
+    Anchors without width or height are ignored.
 
     Args:
         matcher (MaxIoUMatcher): the rule.
@@ -277,8 +274,6 @@ def match_predicted_anchors(
     """
     gt_boxes = [gt.gt_boxes.tensor for gt in gt_instances]
     match = matcher(gt_boxes, anchors[:, :, None], valid & has_area(anchors))
-    if len(match.best_iou):
-        put_scalars({"predicted_anchor/best_iou": match.best_iou.mean()})
     return match, of_matched(gt_boxes, match.matched_idxs)
 
 

@@ -26,7 +26,7 @@ from anchor_heads.modeling.box_regression import (
 from anchor_heads.modeling.distributed import loss_normalizer, unwrap
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors, of_matched
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
-from anchor_heads.modeling.statistics import put_scalars
+from anchor_heads.modeling.statistics import put_best_iou, put_scalars
 
 # Anchors of an object that none overlaps all have the best IoU with it, 0: it must not take them.
 DEFAULT_MIN_IOU = 1e-3
@@ -135,6 +135,9 @@ class PredictedAnchorDetector(DenseDetector):
         K: number of classes
     """
 
+    # The class of the head that a config has, made of the config and the shapes of the features.
+    HEAD: type[nn.Module]
+
     @configurable
     def __init__(
         self,
@@ -202,8 +205,7 @@ class PredictedAnchorDetector(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg):
-        """All but the head, which a method adds.
-
+        """
         Raises:
             ValueError: if ``MODEL.RETINANET.NUM_CONVS`` is not above 0, or its IoU thresholds and
                 labels are not those of :class:`MaxIoUMatcher`.
@@ -218,6 +220,7 @@ class PredictedAnchorDetector(DenseDetector):
         shapes = [backbone.output_shape()[name] for name in node.IN_FEATURES]
         return {
             "backbone": backbone,
+            "head": cls.HEAD(cfg, shapes),
             "head_in_features": node.IN_FEATURES,
             "anchor_generator": build_anchor_generator(cfg, shapes),
             "num_classes": node.NUM_CLASSES,
@@ -250,6 +253,7 @@ class PredictedAnchorDetector(DenseDetector):
             Tensor: (N, R, 4) boxes, undefined where the label is no class.
         """
         match, boxes = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
+        put_best_iou(match.best_iou)
         classes = of_matched([gt.gt_classes for gt in gt_instances], match.matched_idxs)
         labels = classes.masked_fill_(match.labels == 0, self.num_classes)
         return labels.masked_fill_(match.labels == -1, -1), boxes
@@ -320,14 +324,12 @@ class PredictedAnchorDetector(DenseDetector):
         )
         return (loss.sum(dim=-1) * (gt_labels >= 0)).sum()
 
-    def detect(
-        self, levels: Iterable[tuple[Tensor, Tensor, Tensor]], image_size: tuple[int, int]
-    ) -> Instances:
+    def detect(self, levels: Iterable[Sequence[Tensor]], image_size: tuple[int, int]) -> Instances:
         """The detections of one image.
 
         Args:
-            levels (iterable): for each level the anchors (Ri, 4), their scores (Ri, K) and their
-                deltas (Ri, 4). Ri may be 0.
+            levels (iterable): for each level the tensors that :meth:`decode_level` takes, such as
+                anchors (Ri, 4), their scores (Ri, K) and their deltas (Ri, 4). Ri may be 0.
             image_size (tuple[int, int]): height and width.
 
         Returns:

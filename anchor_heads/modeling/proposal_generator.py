@@ -23,7 +23,7 @@ from anchor_heads.modeling.box_regression import (
 from anchor_heads.modeling.distributed import loss_normalizer
 from anchor_heads.modeling.matching import MaxIoUMatcher, match_predicted_anchors
 from anchor_heads.modeling.preset_shape_checks import check_preset_shapes
-from anchor_heads.modeling.statistics import put_scalars
+from anchor_heads.modeling.statistics import put_best_iou, put_scalars
 
 # One over the published deviations of the deltas, 0.07, 0.07, 0.11 and 0.11.
 BBOX_REG_WEIGHTS = (1 / 0.07, 1 / 0.07, 1 / 0.11, 1 / 0.11)
@@ -215,6 +215,7 @@ class PredictedAnchorRPN(RPN):
             Tensor: (N, R, 4) boxes, undefined where the label is not 1.
         """
         match, boxes = match_predicted_anchors(self.anchor_matcher, gt_instances, anchors, valid)
+        put_best_iou(match.best_iou)
         return torch.stack([self.sample_labels(labels) for labels in match.labels]), boxes
 
     def sample_labels(self, labels: Tensor) -> Tensor:

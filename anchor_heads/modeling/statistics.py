@@ -13,3 +13,13 @@ def put_scalars(values: dict[str, Tensor]) -> None:
     """
     numbers = torch.stack([x.detach().float() for x in values.values()]).tolist()
     get_event_storage().put_scalars(**dict(zip(values, numbers, strict=True)))
+
+
+def put_best_iou(best_iou: Tensor) -> None:
+    """Put the mean of the best IoU that objects have with predicted anchors, if there are objects.
+
+    Args:
+        best_iou (Tensor): (number of objects,).
+    """
+    if len(best_iou):
+        put_scalars({"predicted_anchor/best_iou": best_iou.mean()})

@@ -27,6 +27,8 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
     have no effect: the boxes' loss is the negative logarithm of their IoU.
     """
 
+    HEAD = DynamicAnchorRetinaNetHead
+
     @configurable
     def __init__(
         self,
@@ -62,11 +64,8 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
     def from_config(cls, cfg):
         ret = super().from_config(cfg)
         node = cfg.MODEL.DYNAMIC_ANCHOR.RETINANET
-        shapes = ret["backbone"].output_shape()
-        shapes = [shapes[name] for name in ret["head_in_features"]]
         return {
             **ret,
-            "head": DynamicAnchorRetinaNetHead(cfg, shapes),
             "min_iou": node.MIN_IOU,
             "dynamic_anchoring": DynamicAnchoring(cfg, ret["anchor_generator"].strides),
             "quality_loss_weight": node.QUALITY_LOSS_WEIGHT,
@@ -126,7 +125,7 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
         """Same interface as :meth:`RetinaNet.forward_inference`."""
         anchors = self.dynamic_anchoring.anchors(features, predictions)
         levels = [
-            (boxes, torch.cat([level.logits, level.quality], dim=2).sigmoid(), level.deltas)
+            (boxes, level.logits.sigmoid(), level.quality.sigmoid(), level.deltas)
             for boxes, level in zip(anchors, predictions, strict=True)
         ]
         return [
@@ -134,9 +133,8 @@ class DynamicAnchorRetinaNet(PredictedAnchorDetector):
             for i, image_size in enumerate(images.image_sizes)
         ]
 
-    def decode_level(self, anchors, scores, deltas, image_size):
-        """``scores`` are (Ri, K + 1): the probabilities of the classes, and the quality."""
-        classes, quality = scores[:, :-1], scores[:, -1:]
+    def decode_level(self, anchors, classes, quality, deltas, image_size):
+        """With the probabilities of the classes, (Ri, K), and the quality, (Ri, 1)."""
         scores = classes * quality
         best = best_anchors(scores, self.test_topk_candidates)
         passing = (scores if self.thresh_on_product else classes) > self.test_score_thresh

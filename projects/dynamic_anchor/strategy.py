@@ -24,7 +24,7 @@ from anchor_heads.anchor_generation import (
     shape_scale,
 )
 from anchor_heads.anchor_generation.predicted_anchor_strategy import PredictedAnchorStrategy
-from anchor_heads.anchor_generation.preset_coverage import map_size, smallest_sizes
+from anchor_heads.anchor_generation.shaped_anchors import map_size, smallest_sizes
 from anchor_heads.anchor_generation.strategy import (
     Assignment,
     ConfigProblem,

@@ -18,6 +18,8 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
     without any such location has none.
     """
 
+    HEAD = GuidedAnchorRetinaNetHead
+
     @configurable
     def __init__(
         self,
@@ -45,11 +47,8 @@ class GuidedAnchorRetinaNet(PredictedAnchorDetector):
     def from_config(cls, cfg):
         ret = super().from_config(cfg)
         node = cfg.MODEL.GUIDED_ANCHOR.RETINANET
-        shapes = ret["backbone"].output_shape()
-        shapes = [shapes[name] for name in ret["head_in_features"]]
         return {
             **ret,
-            "head": GuidedAnchorRetinaNetHead(cfg, shapes),
             "min_iou": node.MIN_IOU,
             "guided_anchoring": GuidedAnchoring(cfg, node, ret["anchor_generator"]),
         }

@@ -25,7 +25,8 @@ from anchor_heads.anchor_generation import (
     decode_shapes,
 )
 from anchor_heads.anchor_generation.predicted_anchor_strategy import PredictedAnchorStrategy
-from anchor_heads.anchor_generation.preset_coverage import best_preset_iou, smallest_sizes
+from anchor_heads.anchor_generation.preset_coverage import best_preset_iou
+from anchor_heads.anchor_generation.shaped_anchors import smallest_sizes
 from anchor_heads.anchor_generation.strategy import (
     ConfigProblem,
     Coverage,

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from detectron2.utils.events import EventStorage
 
 from anchor_heads.modeling import matching
 from anchor_heads.modeling.matching import (
@@ -155,12 +154,11 @@ def test_each_image_of_a_batch_has_its_own_anchors():
     valid = torch.ones(2, 5, dtype=torch.bool)
     valid[0, 0] = valid[1, 4] = False
     instances = [Instances((100, 100), gt_boxes=Boxes(x)) for x in (OBJECT, OBJECT[:0])]
-    with EventStorage() as storage:
-        match, boxes = match_predicted_anchors(matcher, instances, anchors, valid)
+    match, boxes = match_predicted_anchors(matcher, instances, anchors, valid)
     assert match.labels.tolist() == [[-1, 1, -1, 0, -1], [0, 0, 0, 0, -1]]
     assert torch.equal(boxes[0, 1], OBJECT[0]) and boxes.shape == (2, 5, 4)
     assert match.matched_idxs.shape == (2, 5)
-    assert storage.latest()["predicted_anchor/best_iou"][0] == pytest.approx(0.8)
+    assert match.best_iou.item() == pytest.approx(0.8)
 
 
 def test_labels_that_this_matching_does_not_know_are_refused():

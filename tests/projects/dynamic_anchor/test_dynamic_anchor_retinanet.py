@@ -150,7 +150,8 @@ def test_a_threshold_for_the_class_alone_or_for_the_score(published, monkeypatch
         )
         anchors = torch.arange(3)[:, None] * 50 + torch.tensor([0.0, 0.0, 20.0, 20.0])
         with torch.no_grad():
-            result = model.detect([(anchors, pairs, torch.zeros(3, 4))], (200, 200))
+            levels = [(anchors, pairs[:, :1], pairs[:, 1:], torch.zeros(3, 4))]
+            result = model.detect(levels, (200, 200))
         found.append(result.scores.tolist())
     assert found[0] == pytest.approx([0.81, 0.03])  # a score below the threshold, as published
     assert found[1] == pytest.approx([0.81])
@@ -159,9 +160,10 @@ def test_a_threshold_for_the_class_alone_or_for_the_score(published, monkeypatch
 def test_the_best_locations_are_chosen_by_score_before_the_threshold(published, monkeypatch):
     """The second location passes the threshold, but the first, which does not, scores higher."""
     model = detector(monkeypatch, RETINANET__NUM_CLASSES=1, RETINANET__TOPK_CANDIDATES_TEST=1)
-    pairs = torch.tensor([[0.04, 1.0], [0.06, 0.5]])
+    classes, quality = torch.tensor([[0.04], [0.06]]), torch.tensor([[1.0], [0.5]])
     anchors = torch.tensor([[0.0, 0.0, 20.0, 20.0], [50.0, 50.0, 70.0, 70.0]])
-    assert len(model.detect([(anchors, pairs, torch.zeros(2, 4))], (200, 200))) == 0
+    levels = [(anchors, classes, quality, torch.zeros(2, 4))]
+    assert len(model.detect(levels, (200, 200))) == 0
 
 
 def test_boxes_learn_without_a_shape_only_if_asked_for(published, monkeypatch):
