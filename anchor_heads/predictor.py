@@ -85,7 +85,8 @@ def metadata_of(cfg: CfgNode, categories: Sequence[dict]) -> Metadata:
 def annotated_categories(categories: Sequence[dict], annotations: dict, file: str) -> list[dict]:
     """The categories of an annotation file, in the order of a model's classes.
 
-    They are found by name; where the names differ, the order of their ids is that of the classes.
+    They are found by name; if the names differ, the order of their ids is that of the classes, and
+    what was taken for what is logged.
     Proposals, which have no class and are of ``PROPOSALS``, get the first one.
 
     Args:
@@ -94,7 +95,7 @@ def annotated_categories(categories: Sequence[dict], annotations: dict, file: st
         file (str): its path, for messages.
 
     Raises:
-        ValueError: if the numbers of classes differ.
+        ValueError: if the numbers of classes differ, or some names are the same at other places.
     """
     listed = sorted(annotations["categories"], key=lambda category: category["id"])
     if categories is PROPOSALS:
@@ -106,7 +107,20 @@ def annotated_categories(categories: Sequence[dict], annotations: dict, file: st
         )
     by_name = {category["name"]: category for category in listed}
     names = [category["name"] for category in categories]
-    return [by_name[name] for name in names] if set(names) == set(by_name) else listed
+    if set(names) == set(by_name):
+        return [by_name[name] for name in names]
+    pairs = list(zip(names, (category["name"] for category in listed), strict=True))
+    if any(name != other and name in by_name for name, other in pairs):
+        raise ValueError(
+            f"The model has the classes {shorten(names)}, and {file} in the order of its ids "
+            f"{shorten([other for _, other in pairs])}: some names are the same, but at other "
+            "places. Give the categories the model's names, or ids in the order of its classes"
+        )
+    logger.warning(
+        f"Not all classes of the model have the name of a category in {file}. They are taken in "
+        f"the order of ids: {', '.join(f'{name} is {other}' for name, other in pairs)}."
+    )
+    return listed
 
 
 def renamed(categories: Sequence[dict], names: Sequence[str]) -> list[dict]:

@@ -47,11 +47,19 @@ def test_two_stage_models_and_proposals(tmp_path, name):
     assert len(categories) == (2 if name == "GeneralizedRCNN" else 1)
 
 
-def test_categories_of_an_annotation_file_are_found_by_name_or_order():
+def test_categories_of_an_annotation_file_are_found_by_name_or_order(caplog):
     listed = [{"id": 9, "name": "white"}, {"id": 12, "name": "red"}]
     assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [12, 9]
+    assert not caplog.text
     listed = [{"id": 9, "name": "B"}, {"id": 4, "name": "A", "supercategory": "cell"}]
     assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [4, 9]
+    assert "red is A, white is B" in caplog.text
+    listed[1]["name"] = "red"  # in place
+    assert [x["id"] for x in annotated_categories(CELLS, {"categories": listed}, "x")] == [4, 9]
+    listed[1]["name"] = "white"
+    with pytest.raises(ValueError, match="classes red, white, and x in the order .* white, B: som"):
+        annotated_categories(CELLS, {"categories": listed}, "x")
+    listed[1]["name"] = "A"
     (first,) = annotated_categories(PROPOSALS, {"categories": listed}, "x")
     assert first["id"] == 4
     with pytest.raises(ValueError, match="has 1 classes, and x has 2"):  # of a detector
