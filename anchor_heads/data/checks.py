@@ -73,6 +73,8 @@ def check_datasets(cfg: CfgNode, train: bool = True) -> None:
     for key, names in used.items():
         if not names:
             raise ValueError(f"{key} is empty: name at least one data set in it")
+        if key == "DATASETS.TEST" and len(set(names)) < len(names):  # results are by name
+            raise ValueError(f"{key} is {names}: name each data set once")
         for name in names:
             check_name(name)
             _check_registered(cfg, key, name)
