@@ -40,12 +40,13 @@ class AtomicCheckpointer(DetectionCheckpointer):
             model, save_dir, kwargs: see :class:`DetectionCheckpointer`.
             tag (bool): whether the checkpoints are to be resumed from: ``last_checkpoint`` names
                 the last one that was saved.
-            extra (dict or None): entries of every checkpoint besides the model and its trainer.
+            extra (dict or None): entries of every checkpoint besides the model and its trainer;
+                the attribute of that name may be changed between two of them.
         """
         super().__init__(model, save_dir, **kwargs)
         self.path_manager = _AtomicWrites(self.path_manager)
         self._tag = tag
-        self._extra = extra or {}
+        self.extra = extra or {}
         self._complete = False
 
     def save(self, name, **kwargs):
@@ -55,7 +56,7 @@ class AtomicCheckpointer(DetectionCheckpointer):
             OSError: if the disk is full; a file of that name stays as it was.
         """
         try:
-            super().save(name, **self._extra, **kwargs)
+            super().save(name, **self.extra, **kwargs)
         except (OSError, RuntimeError) as error:  # PyTorch hides a full disk in a RuntimeError
             free = shutil.disk_usage(self.save_dir).free
             if getattr(error, "errno", None) != errno.ENOSPC and free > _bytes_of(self.model):

@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed
@@ -18,6 +18,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
 from anchor_heads.visualization.drawing import ground_truth_beside_detections
 
 
@@ -112,54 +113,75 @@ class EvalHook(hooks.EvalHook):
         del self.function  # as Detectron2's: it may hold the trainer, which holds this hook
 
 
-class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's, which a resumed run goes on with."""
+class BestModel(hooks.BestCheckpointer):
+    """Detectron2's BestCheckpointer, which a resumed run goes on with.
 
-    def state_dict(self) -> dict:
-        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+    The best value is in ``model_best.pth`` itself: the checkpoint to resume from may be older.
+    """
 
-    def load_state_dict(self, state: dict) -> None:
-        self.best_metric, self.best_iter = state["best_metric"], state["best_iter"]
+    def __init__(
+        self, period: int, checkpointer: AtomicCheckpointer, metric: str, data_sets: Sequence[str]
+    ):
+        """
+        Args:
+            period (int): of the evaluation.
+            checkpointer (AtomicCheckpointer): of the model that is evaluated.
+            metric (str): name in the storage, such as "bbox/AP"; higher is better.
+            data_sets (sequence[str]): DATASETS.TEST; values of others cannot be compared.
+        """
+        super().__init__(period, checkpointer, metric)
+        self.data_sets = list(data_sets)
+
+    def before_train(self):
+        path = os.path.join(self._checkpointer.save_dir, f"{self._file_prefix}.pth")
+        checkpoint = read_entries(path) if os.path.isfile(path) else {}
+        best = checkpoint.get("best", {})
+        if best.get("of") == self._of():
+            self.best_metric, self.best_iter = best["value"], checkpoint["iteration"]
+
+    def _best_checking(self):
+        value, _ = self.trainer.storage.latest().get(self._val_metric, (math.nan, 0))
+        self._checkpointer.extra["best"] = {"of": self._of(), "value": value}
+        super()._best_checking()
+
+    def _of(self) -> dict:
+        """What values must have in common to be compared."""
+        run = self.trainer.run_id
+        return {"metric": self._val_metric, "data_sets": self.data_sets, "run_id": run}
 
 
 class EndOfTraining(BaseException):
     """Ends a training before its last iteration, which is no error."""
 
 
-class EarlyStop(HookBase):
-    """Ends the training when evaluations bring no better metric; it comes after the evaluation."""
+class EarlyStopping(HookBase):
+    """Ends the training when evaluations bring no better model; it comes after BestModel."""
 
-    def __init__(self, period: int, metric: str, patience: int):
+    def __init__(self, period: int, metric: str, patience: int, best: BestModel | None):
         """
         Args:
             period (int): of the evaluation.
-            metric (str): name in the storage, such as "bbox/AP"; higher is better.
+            metric (str): its name, for the message.
             patience (int): the number of evaluations without a better value.
+            best (BestModel or None): the hook, which only the main process has.
         """
         self.period = period
         self.metric = metric
         self.patience = patience
-        self.best = -math.inf
-        self.num_worse = 0
+        self.best = best
 
     def after_step(self):
         done = self.trainer.iter + 1
         if done % self.period or done == self.trainer.max_iter:
             return
-        value, _ = self.trainer.storage.latest().get(self.metric, (math.nan, 0))
-        value = comm.all_gather(value)[0]  # only the main process has results
-        self.num_worse = 0 if value > self.best else self.num_worse + 1
-        self.best = max(self.best, value)
-        if self.num_worse >= self.patience:
+        best = (-math.inf, self.trainer.start_iter - 1)
+        if self.best and self.best.best_metric is not None:
+            best = (self.best.best_metric, self.best.best_iter)
+        value, iteration = comm.all_gather(best)[0]
+        if done // self.period - (iteration + 1) // self.period >= self.patience:
             raise EndOfTraining(
-                f"{self.metric} was not above {self.best:.3f} in {self.patience} evaluations."
+                f"{self.metric} was not above {value:.3f} in {self.patience} evaluations."
             )
-
-    def state_dict(self) -> dict:
-        return {"best": self.best, "num_worse": self.num_worse}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.best, self.num_worse = state["best"], state["num_worse"]
 
 
 class EndOfStep(HookBase):

@@ -2,7 +2,7 @@
 
 They have the parts of Detectron2's own, ``model``, ``dataloader``, ``optimizer``,
 ``lr_multiplier`` and ``train``, and overrides are ``key=value``. Of the rest of this package, they
-get its step, its checkpointer and its launcher.
+get its step, its checkpointer, its launcher, and a checkpoint however a run ends.
 """
 
 import difflib
@@ -20,11 +20,13 @@ from torch import nn
 
 from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
 from anchor_heads.engine.config_values import check_device
-from anchor_heads.engine.resume import check_resumed_state, whole_state
-from anchor_heads.engine.setup import check_output_dir, forget_other_run, other_run_kept
+from anchor_heads.engine.hooks import AverageBatchNorms
+from anchor_heads.engine.rescue import Rescue
+from anchor_heads.engine.resume import check_resumed_state, resume_loader, whole_state
+from anchor_heads.engine.setup import check_output_dir, other_run_kept, set_other_run_aside
 from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.errors import first_line, said_by_library
-from anchor_heads.modeling.distributed import for_all_processes
+from anchor_heads.modeling.distributed import for_all_processes, unwrap
 
 PARTS = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
 # Key of ``train`` -> its type.
@@ -142,7 +144,7 @@ def train_or_evaluate_lazy(args: Namespace) -> dict | None:
     check_output_dir(cfg.train.output_dir, args)
     with other_run_kept(cfg.train.output_dir, args):
         default_setup(cfg, args)
-    forget_other_run(cfg.train.output_dir, args)
+    set_other_run_aside(cfg.train.output_dir, args)
     model = _made(cfg, "model").to(cfg.train.device)
     if args.eval_only:
         checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)
@@ -165,6 +167,9 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
     )
     step.data_loader = instantiate(cfg.dataloader.train)
     checkpointer = AtomicCheckpointer(model, cfg.train.output_dir, trainer=step)
+    periods = [cfg.train.checkpointer.period, cfg.train.eval_period]
+    batch_norms = AverageBatchNorms([unwrap(model)], periods)
+    rescue = Rescue(step, step, checkpointer, batch_norms)
     is_main = comm.is_main_process()
     saver = hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter) if is_main else []
@@ -172,6 +177,8 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
         [
             hooks.IterationTimer(),
             hooks.LRScheduler(scheduler=_made(cfg, "lr_multiplier")),
+            rescue.end_of_step,
+            batch_norms,
             saver if is_main else None,
             hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate(cfg, model)),
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
@@ -184,7 +191,10 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
             checkpointer.load(path, complete=True)
     else:
         checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])
-    step.train(step.iter + 1 if path else 0, cfg.train.max_iter)
+    start_iter = step.iter + 1 if path else 0
+    resume_loader(step.data_loader, start_iter)
+    with rescue.after_any_end():
+        step.train(start_iter, cfg.train.max_iter)
 
 
 def _evaluate(cfg: DictConfig, model: nn.Module) -> dict | None:

@@ -1,16 +1,20 @@
 """What an interrupted or failed training leaves to go on from."""
 
+import logging
 import math
 import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 
-from anchor_heads.engine.checkpoint import training_checkpoints
-from anchor_heads.engine.hooks import AverageBatchNorms
-from anchor_heads.engine.train_step import TrainStep
+from anchor_heads.engine.checkpoint import AtomicCheckpointer, training_checkpoints
+from anchor_heads.engine.hooks import AverageBatchNorms, EndOfStep, EndOfTraining
+from anchor_heads.engine.train_step import StepError, TrainStep
+
+logger = logging.getLogger(__name__)
 
 # A loss this many times the median of a run's losses means that the training has diverged.
 DIVERGENCE_FACTOR = 100
@@ -23,19 +27,48 @@ class Rescue:
     """
 
     def __init__(
-        self, trainer: DefaultTrainer, step: TrainStep, batch_norms: AverageBatchNorms, done: int
+        self,
+        trainer: TrainerBase,
+        step: TrainStep,
+        checkpointer: AtomicCheckpointer,
+        batch_norms: AverageBatchNorms,
     ):
         """
         Args:
-            trainer (DefaultTrainer): whose training ends.
+            trainer (TrainerBase): whose training ends.
             step (TrainStep): what takes its steps.
+            checkpointer (AtomicCheckpointer): of the model and the trainer.
             batch_norms (AverageBatchNorms): the hook of the trainer.
-            done (int): the last iteration that was completed.
         """
         self.trainer = trainer
         self.step = step
+        self.checkpointer = checkpointer
         self.batch_norms = batch_norms
-        self.done = done
+        self.end_of_step = EndOfStep(self._save_on_signal)
+        """A hook for the trainer to register."""
+
+    @property
+    def done(self) -> int:
+        """The last iteration that was completed."""
+        return self.end_of_step.last_complete
+
+    @contextmanager
+    def after_any_end(self) -> Iterator[None]:
+        """Context of a training: an error or a signal leaves a checkpoint to go on from."""
+        try:
+            yield
+        except EndOfTraining:
+            raise
+        except StepError as error:
+            raise type(error)(f"{error} {self.keep_good_weights()}") from None
+        except BaseException as error:
+            reason = "a signal" if isinstance(error, SystemExit) else type(error).__name__
+            logger.error(f"Stopped by {reason}. {self.save_last_step()}")
+            raise
+
+    def _save_on_signal(self) -> None:
+        self.batch_norms.average()
+        self.save_last_step()
 
     def save_last_step(self) -> str:
         """Save the state after the last whole step, if nothing has; says what was done."""
@@ -44,10 +77,10 @@ class Rescue:
             return "No step was completed, so no checkpoint was written."
         name = "model_final" if done + 1 == trainer.max_iter else f"model_{done:07d}"
         path = self._path(name)
-        if comm.is_main_process() and trainer.checkpointer.get_checkpoint_file() != path:
+        if comm.is_main_process() and self.checkpointer.get_checkpoint_file() != path:
             trainer.iter = done
             try:
-                trainer.checkpointer.save(name, iteration=done)
+                self.checkpointer.save(name, iteration=done)
             except OSError as error:
                 return str(error)
         return f"The checkpoint after iteration {done} is {path}: go on with --resume."
@@ -91,7 +124,7 @@ class Rescue:
 
     def _save(self, name: str, tag: bool = True) -> str:
         """Save the present weights; returns the path. ``tag``: to be resumed from."""
-        checkpointer = self.trainer.checkpointer
+        checkpointer = self.checkpointer
         self.batch_norms.average()
         before = checkpointer.get_checkpoint_file()
         checkpointer.save(name, iteration=self.done)
@@ -104,14 +137,14 @@ class Rescue:
         """Let ``last_checkpoint`` name the newest checkpoint that is healthy; returns its path."""
         path = ""
         if comm.is_main_process():
-            checkpoints = training_checkpoints(self.trainer.cfg.OUTPUT_DIR, self.step.run_id)
+            checkpoints = training_checkpoints(self.checkpointer.save_dir, self.step.run_id)
             path = newest_healthy_checkpoint(checkpoints, losses)
             if path:
-                self.trainer.checkpointer.tag_last_checkpoint(os.path.basename(path))
+                self.checkpointer.tag_last_checkpoint(os.path.basename(path))
         return comm.all_gather(path)[0]
 
     def _path(self, name: str) -> str:
-        return os.path.join(self.trainer.cfg.OUTPUT_DIR, f"{name}.pth")
+        return os.path.join(self.checkpointer.save_dir, f"{name}.pth")
 
 
 def total_losses_are_sane(values: Iterable[float], losses: dict[int, float]) -> bool:

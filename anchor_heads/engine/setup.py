@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import glob
+import itertools
 import logging
 import os
 from argparse import Namespace
@@ -25,6 +26,7 @@ from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.engine.checkpoint import LAST_CHECKPOINT
 from anchor_heads.engine.config_values import check_config_values
 from anchor_heads.engine.run_record import ENVIRONMENT, write_run_record
+from anchor_heads.engine.trackers import check_trackers
 from anchor_heads.files import open_and_rename
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ def setup(args: Namespace) -> CfgNode:
     args.config_file = find_config(args.config_file)
     if not args.eval_only:
         check_batch_size(cfg, args, comm.get_world_size())
+        check_trackers(cfg)
     check_output_dir(cfg.OUTPUT_DIR, args)
     # As default_setup does it below, so that nothing is logged twice, but before data are read.
     rank = comm.get_rank()
@@ -86,7 +89,7 @@ def setup(args: Namespace) -> CfgNode:
         default_setup(cfg, args)  # logs the environment, the config file and the whole config
         if comm.is_main_process():
             write_run_record(cfg, args)
-    forget_other_run(cfg.OUTPUT_DIR, args)
+    set_other_run_aside(cfg.OUTPUT_DIR, args)
     files = (  # config.yaml may be that of a training
         "Command and versions are in run.json"
         if args.eval_only
@@ -185,14 +188,22 @@ def other_run_kept(folder: str, args: Namespace) -> Iterator[None]:
                 file.write(content)
 
 
-def forget_other_run(folder: str, args: Namespace) -> None:
-    """Remove the ``last_checkpoint`` of another run if a training starts anew with ``--force``.
+def set_other_run_aside(folder: str, args: Namespace) -> None:
+    """Move what another run has measured into a folder "earlier_run_N" if a training starts anew.
 
-    So ``--resume`` does not go back to the other run. Its checkpoints stay.
+    So metrics are of one run, and ``--resume`` does not go back to the other. Checkpoints stay.
     """
-    starts_anew = vars(args).get("force") and not (args.eval_only or args.resume)
-    if starts_anew and comm.is_main_process():
-        Path(folder, LAST_CHECKPOINT).unlink(missing_ok=True)
+    if args.eval_only or args.resume or not comm.is_main_process():
+        return
+    names = (LAST_CHECKPOINT, "metrics.json", "events.out.tfevents.*")
+    files = [file for name in names for file in Path(folder).glob(name)]
+    if files:
+        numbers = (Path(folder, f"earlier_run_{i}") for i in itertools.count(1))
+        aside = next(path for path in numbers if not path.exists())
+        aside.mkdir()
+        for file in files:
+            file.rename(aside / file.name)
+        logger.info(f"The metrics of the earlier run in {folder} are now in {aside}.")
 
 
 def check_batch_size(cfg: CfgNode, args: Namespace, num_processes: int) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Callable
+from types import ModuleType
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
@@ -41,24 +42,33 @@ def build_trackers(cfg: CfgNode) -> list[EventWriter]:
     service's environment variables say otherwise.
 
     Raises:
+        ValueError, ModuleNotFoundError: as :func:`check_trackers`.
+    """
+    folder = os.path.abspath(cfg.OUTPUT_DIR)
+    modules = check_trackers(cfg)
+    return [_STARTERS[x](modules[x], os.path.basename(folder), folder, cfg) for x in modules]
+
+
+def check_trackers(cfg: CfgNode) -> dict[str, ModuleType]:
+    """The packages of EXPERIMENT_TRACKERS by name.
+
+    Raises:
         ValueError: if there is no such service.
         ModuleNotFoundError: if its package is not installed.
     """
-    writers = []
+    modules = {}
     for name in cfg.EXPERIMENT_TRACKERS:
         if name not in _STARTERS:
             known = ", ".join(_STARTERS)
             raise ValueError(f"EXPERIMENT_TRACKERS: there is no {name!r}, only {known}.")
         try:
-            module = importlib.import_module(name)
+            modules[name] = importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f"EXPERIMENT_TRACKERS names {name}, which is not installed: "
                 f"pip install 'anchor-heads[{name}]'"
             ) from error
-        folder = os.path.abspath(cfg.OUTPUT_DIR)
-        writers.append(_STARTERS[name](module, os.path.basename(folder), folder, cfg))
-    return writers
+    return modules
 
 
 def _wandb(wandb, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:

@@ -17,19 +17,17 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
-from torch.utils.data import DataLoader
 
 import anchor_heads
 from anchor_heads.data.checks import check_datasets
-from anchor_heads.data.loader import ResumableBatches, build_train_loader, run_seed
+from anchor_heads.data.loader import build_train_loader, run_seed
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.engine.config_values import check_choice
 from anchor_heads.engine.hooks import (
     AverageBatchNorms,
-    BestCheckpointer,
-    EarlyStop,
-    EndOfStep,
+    BestModel,
+    EarlyStopping,
     EndOfTraining,
     EvalHook,
     PicturesInTraining,
@@ -41,14 +39,16 @@ from anchor_heads.engine.optimizer import build_optimizer
 from anchor_heads.engine.rescue import Rescue
 from anchor_heads.engine.resume import (
     apply_settings,
+    check_class_order,
     check_resumed_config,
     optimizer_settings,
+    resume_loader,
     scale_to_epochs,
     whole_state,
 )
 from anchor_heads.engine.setup import setup
 from anchor_heads.engine.trackers import build_trackers
-from anchor_heads.engine.train_step import StepError, TrainStep
+from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.errors import said_by_library
 from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator, metric_names
 from anchor_heads.modeling.distributed import for_all_processes, unwrap
@@ -201,7 +201,7 @@ class Trainer(DefaultTrainer):
         saving, evaluating = rest[:evaluation], [EvalHook(cfg.TEST.EVAL_PERIOD, self._test_model)]
         writing = rest[evaluation + 1 :]
 
-        models, best = [model], model
+        models, best, best_model = [model], model, None
         before_saving: list[HookBase | None] = []
         if cfg.SOLVER.EMA_DECAY:
             average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
@@ -212,17 +212,22 @@ class Trainer(DefaultTrainer):
             if _is_of_average(cfg):
                 best = average.average.module
         self._batch_norms = AverageBatchNorms(models, periods)
-        self._end_of_step = EndOfStep(self._save_on_signal)
-        before_saving += [self._end_of_step, precise_norms, self._batch_norms]
+        self._rescue = Rescue(
+            weakref.proxy(self), self._trainer, self.checkpointer, self._batch_norms
+        )
+        before_saving += [self._rescue.end_of_step, precise_norms, self._batch_norms]
         evaluating.append(EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model)))
         if cfg.TEST.BEST_METRIC and comm.is_main_process():
             checkpointer = AtomicCheckpointer(best, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
-            evaluating.append(
-                BestCheckpointer(cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC)
+            best_model = BestModel(
+                cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
             )
+            evaluating.append(best_model)
         if cfg.SOLVER.EARLY_STOP_PATIENCE:
             patience = cfg.SOLVER.EARLY_STOP_PATIENCE
-            writing.append(EarlyStop(cfg.TEST.EVAL_PERIOD, cfg.TEST.BEST_METRIC, patience))
+            writing.append(
+                EarlyStopping(cfg.TEST.EVAL_PERIOD, cfg.TEST.BEST_METRIC, patience, best_model)
+            )
         if cfg.VIS_PERIOD and comm.is_main_process() and isinstance(model, DenseDetector):
             metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
             evaluating.append(PicturesInTraining(model, cfg.VIS_PERIOD, cfg.INPUT.FORMAT, metadata))
@@ -233,6 +238,11 @@ class Trainer(DefaultTrainer):
     def current_batch(self) -> list[dict]:
         """This process's images of the current iteration, as the mapper made them."""
         return self._trainer.batch
+
+    @property
+    def run_id(self) -> str:
+        """See :class:`TrainStep`."""
+        return self._trainer.run_id
 
     @property
     def stop_signal(self) -> int:
@@ -279,20 +289,12 @@ class Trainer(DefaultTrainer):
         cfg.defrost()
         cfg.SEED = self._trainer.seed
         self.data_loader = loader = self.build_train_loader(cfg)
-        if isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, ResumableBatches):
-            loader.batch_sampler.start = self.start_iter
-        elif self.start_iter:
-            logger.warning("This data loader cannot be resumed: it starts anew.")
+        resume_loader(loader, self.start_iter)
         try:
-            TrainerBase.train(self, self.start_iter, self.max_iter)
+            with self._rescue.after_any_end():
+                TrainerBase.train(self, self.start_iter, self.max_iter)
         except EndOfTraining as reason:
             logger.info(f"The training ends after iteration {self.iter}: {reason}")
-        except StepError as error:
-            raise type(error)(f"{error} {self._rescue().keep_good_weights()}") from None
-        except BaseException as error:
-            reason = "a signal" if isinstance(error, SystemExit) else type(error).__name__
-            logger.error(f"Stopped by {reason}. {self._rescue().save_last_step()}")
-            raise
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
@@ -312,13 +314,6 @@ class Trainer(DefaultTrainer):
             self.checkpointer.save("model_final", iteration=self.iter)
             self.max_iter = self.iter + 1  # so that what comes after a training does
             raise
-
-    def _save_on_signal(self) -> None:
-        self._batch_norms.average()
-        self._rescue().save_last_step()
-
-    def _rescue(self) -> Rescue:
-        return Rescue(self, self._trainer, self._batch_norms, self._end_of_step.last_complete)
 
     def _saver_of_average(self, average: WeightAverage) -> HookBase:
         checkpointer = AtomicCheckpointer(
@@ -406,7 +401,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             ValueError: if there are no weights for all of the model, and ``random_weights`` is
-                False.
+                False, or the checkpoint is of a training with the same classes in another order.
         """
         check_datasets(cfg, train=False)
         cls.check_evaluators(cfg)
@@ -414,7 +409,9 @@ class Trainer(DefaultTrainer):
         cls.check_extra_evaluations(cfg, model)
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
         path = checkpointer.checkpoint_to_resume() if resume else ""
-        checkpoint = checkpointer.load_to_evaluate(path or cfg.MODEL.WEIGHTS, random_weights)
+        path = path or cfg.MODEL.WEIGHTS
+        checkpoint = checkpointer.load_to_evaluate(path, random_weights)
+        check_class_order(path, checkpoint, cfg, cfg.DATASETS.TEST)
         results = cls.test(cfg, model)
         for name, more in cls.run_extra_evaluations(cfg, model).items():
             results[name] = {**results.get(name, {}), **more}

@@ -292,8 +292,16 @@ def test_the_newest_checkpoint_is_torn(stopped, config, length):
 def test_a_used_folder_is_not_overwritten(stopped, config):
     with pytest.raises(FileExistsError, match="--resume, or overwrite it with --force"):
         train(arguments(config))
+    metrics = (stopped / "metrics.json").read_text()
     with loggers_as_before():  # killed before its first checkpoint
         setup(arguments(config, "SOLVER.MAX_ITER", 1, flags=("--force",)))
+    assert not list(stopped.glob("metrics.json")) + list(stopped.glob("events.*"))
+    assert (stopped / "earlier_run_1/metrics.json").read_text() == metrics
+    assert list((stopped / "earlier_run_1").glob("events.out.tfevents.*"))
+    (stopped / "metrics.json").touch()
+    with loggers_as_before():
+        setup(arguments(config, flags=("--force",)))
+    assert (stopped / "earlier_run_2/metrics.json").exists()
     assert sorted(x.name for x in stopped.glob("*.pth")) == ["model_0000003.pth", "model_final.pth"]
     with pytest.raises(ValueError, match="no file last_checkpoint that names the one") as error:
         resume(config)

@@ -1,5 +1,7 @@
 """A Python config, in Detectron2's layout."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tiny_run import arguments, write_config, write_data_set
 
 from anchor_heads.engine import launch, train_or_evaluate
 from anchor_heads.engine.lazy import load_lazy_config
+from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.errors import is_user_error
 
 CONFIG = """
@@ -74,6 +77,29 @@ def test_train_and_evaluate(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.pth"):
         launch(train_or_evaluate, overwrite)
     assert not (output / "last_checkpoint").exists()
+
+
+def test_a_signal_leaves_a_checkpoint(tmp_path, monkeypatch):
+    write_data_set(tmp_path)
+    path, output = tmp_path / "lazy.py", tmp_path / "output"
+    text = CONFIG.replace("{config}", write_config(tmp_path)).replace("{output}", str(output))
+    path.write_text(text)
+    steps = []
+
+    def run_step(step):
+        steps.append((step.iter, step.data_loader.batch_sampler.start))
+        if step.iter == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(step)
+
+    original = TrainStep.run_step
+    monkeypatch.setattr(TrainStep, "run_step", run_step)
+    with pytest.raises(SystemExit) as end:
+        launch(train_or_evaluate, arguments(str(path)))
+    assert end.value.code == 128 + signal.SIGTERM
+    assert (output / "last_checkpoint").read_text() == "model_0000001.pth"
+    launch(train_or_evaluate, arguments(str(path), flags=("--resume",)))
+    assert steps == [(0, 0), (1, 0), (2, 2)]
 
 
 # What is added to the file, the overrides, and what is said.

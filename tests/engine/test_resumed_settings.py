@@ -13,7 +13,6 @@ from tiny_run import (
     write_data_set,
 )
 
-from anchor_heads.engine.hooks import EarlyStop
 from anchor_heads.engine.resume import check_resumed_state
 
 
@@ -144,11 +143,36 @@ def test_expected_results_decide_the_exit_of_a_run_that_ends_early(ends_early):
     assert end.value.code == 1
 
 
-def test_patience_is_resumed():
-    before, after = (EarlyStop(period=5, metric="bbox/AP", patience=3) for _ in range(2))
-    before.best, before.num_worse = 40.0, 2
-    after.load_state_dict(before.state_dict())
-    assert (after.best, after.num_worse) == (40.0, 2)
+@pytest.mark.parametrize(
+    "flag, metric, best, last",
+    [
+        ("--resume", "bbox/AP", {"iteration": 0, "value": 5.0}, 2),
+        ("--resume", "bbox/AP50", {"iteration": 1, "value": 30.0}, 3),  # another metric
+        ("--force", "bbox/AP", {"iteration": 0, "value": 3.0}, 2),  # another run
+    ],
+)
+def test_the_best_value_is_resumed(tmp_path, monkeypatch, flag, metric, best, last):
+    """The checkpoint to resume from is written before the evaluation after the same step."""
+    write_data_set(tmp_path)
+    overrides = ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 50]
+    overrides += ["SOLVER.EARLY_STOP_PATIENCE", 2, "SOLVER.CHECKPOINT_PERIOD", 1]
+    config = write_config(tmp_path, overrides=overrides)
+    values = iter([5.0, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(
+        "anchor_heads.engine.Trainer.test",
+        classmethod(lambda *_: {"bbox": {"AP": (x := next(values)), "AP50": 10 * x}}),
+    )
+
+    class Killed(Record):
+        def after_step(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(arguments(config), Killed(""))
+    trainer = train(arguments(config, "TEST.BEST_METRIC", metric, flags=(flag,)))
+    assert trainer.iter == last
+    found = torch.load(tmp_path / "output/model_best.pth")
+    assert {"iteration": found["iteration"], "value": found["best"]["value"]} == best
 
 
 def test_classes_are_kept(tmp_path, config):

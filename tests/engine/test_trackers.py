@@ -8,7 +8,8 @@ from detectron2.utils.events import EventStorage
 from tiny_run import arguments, train, write_config, write_data_set
 
 from anchor_heads import get_cfg
-from anchor_heads.engine.trackers import TrackerWriter, build_trackers
+from anchor_heads.engine import setup
+from anchor_heads.engine.trackers import TrackerWriter, build_trackers, check_trackers
 
 
 def config_for(name, tmp_path):
@@ -52,10 +53,14 @@ def test_a_service_gets_the_metrics_and_the_config(tmp_path, monkeypatch):
 
 def test_a_service_that_is_not_known_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is no 'comet', only wandb, mlflow, trackio"):
-        build_trackers(config_for("comet", tmp_path))
+        check_trackers(config_for("comet", tmp_path))
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'anchor-heads\[mlflow\]'"):
-        build_trackers(config_for("mlflow", tmp_path))
+        check_trackers(config_for("mlflow", tmp_path))
+    config = write_config(tmp_path, overrides=["EXPERIMENT_TRACKERS", ["mlflow"]])
+    with pytest.raises(ModuleNotFoundError):
+        setup(arguments(config))  # before anything of the run is there
+    assert not (tmp_path / "output").exists()
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])

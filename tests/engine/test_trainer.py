@@ -135,6 +135,32 @@ def test_evaluating_several_data_sets(tmp_path, make_config):
     assert all({"bbox", "nms_recall"} <= found.keys() for found in results.values())
 
 
+@pytest.mark.parametrize("names", [["bar", "square"], ["square", "circle"]])
+def test_classes_of_the_checkpoint_and_of_the_data_set(tmp_path, make_config, caplog, names):
+    config = make_config("FreeAnchorRetinaNet", "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
+    train(arguments(config))
+    path = tmp_path / "output/model_final.pth"
+    content = torch.load(path)
+    content["class_names"] = names
+    torch.save(content, path)
+    test = "DATASETS.TEST", (tmp_path.name,)
+    with loggers_as_before():
+        cfg = setup(arguments(config, *test, "MODEL.WEIGHTS", path, flags=("--eval-only",)))
+    if "bar" in names:
+        with pytest.raises(ValueError, match="classes bar, square, and .* has square, bar: the sa"):
+            Trainer.evaluate(cfg)
+        with pytest.raises(ValueError, match="the same in another order"):
+            train(arguments(config, "SOLVER.MAX_ITER", 2, flags=("--resume",)))
+    else:
+        Trainer.evaluate(cfg)
+        assert "the classes square, circle, and data set" in caplog.text
+
+
+def test_a_data_set_is_evaluated_once(tmp_path, make_config):
+    with pytest.raises(ValueError, match="DATASETS.TEST is .*: name each data set once"):
+        trainer_for(make_config(), "DATASETS.TEST", (tmp_path.name, tmp_path.name))
+
+
 def test_expected_results_decide_the_exit(make_config):
     config = make_config("FreeAnchorRetinaNet", "TEST.EXPECTED_RESULTS", [["bbox", "AP", 99, 0.5]])
     with loggers_as_before(), pytest.raises(SystemExit):
