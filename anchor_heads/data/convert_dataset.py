@@ -129,7 +129,7 @@ def _convert(found, source, split, output):
     if not names:
         raise ValueError(f"{source}: {split.name} has no classes, and no objects")
     # supervision reads boxes in the frame of the images as EXIF tags turn them
-    sizes = [header.turned_size for header in read_headers(paths)]
+    sizes = [header.turned_size for header in read_headers(paths, behind_pixels=True)]
     names = [str(name).strip() for name in names]
     # VOC's classes are their names; YOLO's are numbers, and two of the same name are refused
     classes = list(dict.fromkeys(names)) if found == VOC else names

@@ -5,6 +5,7 @@ either of the turned image, which viewers show, or of the stored one; the sizes 
 file say which.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -59,7 +60,8 @@ class ImageHeader(NamedTuple):
 def read_image(path: str, format: str = "BGR", turn: bool = True) -> np.ndarray:
     """Read an image file, as Detectron2's ``read_image`` does where nothing would be lost.
 
-    Pixels of 16 bits are scaled to 8, and transparent ones are laid on white.
+    Pixels of 16 bits are scaled to 8, and transparent ones are laid on white. Pixels of 32 bits are
+    scaled like those of 16, and kept if none is above 255.
 
     Args:
         path (str): of the file.
@@ -102,16 +104,19 @@ def read_record_image(record: dict, format: str = "BGR") -> np.ndarray:
     return _read(record["file_name"], format, turn)
 
 
-def read_headers(paths: Iterable[str]) -> list[ImageHeader]:
+def read_headers(paths: Iterable[str], behind_pixels: bool = False) -> list[ImageHeader]:
     """Read the headers of image files, in threads. Files that cannot be used say why.
 
     Args:
         paths (iterable of str): of the files.
+        behind_pixels (bool): whether to look for EXIF tags behind the pixels of PNG files, too,
+            for which they are decoded.
     """
     paths = list(paths)
     tasks = [paths[i : i + _HEADERS_PER_TASK] for i in range(0, len(paths), _HEADERS_PER_TASK)]
+    read = functools.partial(_headers, behind_pixels=behind_pixels)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return [header for headers in pool.map(_headers, tasks) for header in headers]
+        return [header for headers in pool.map(read, tasks) for header in headers]
 
 
 def is_stored_frame(
@@ -137,6 +142,8 @@ def is_stored_frame(
     """
     other, stored, turned = [], [], []
     for path, header, size in zip(paths, headers, sizes, strict=True):
+        if size == header.size[::-1] != header.turned_size:  # a tag behind the pixels may turn it
+            (header,) = read_headers([path], behind_pixels=True)
         if size not in (header.size, header.turned_size):
             other.append(_other_size(path, header, size))
         elif size != header.turned_size:
@@ -157,8 +164,8 @@ def is_stored_frame(
     return bool(stored)
 
 
-def _headers(paths):
-    return [_header_of_file(path) for path in paths]
+def _headers(paths, behind_pixels):
+    return [_header_of_file(path, behind_pixels) for path in paths]
 
 
 def _open(path):
@@ -167,11 +174,11 @@ def _open(path):
     return PathManager.open(path, "rb")
 
 
-def _header_of_file(path):
+def _header_of_file(path, behind_pixels):
     try:
         with _open(path) as file, Image.open(file) as image:
             wrong = _FLOATS if image.mode == "F" else ""
-            return ImageHeader(image.size, _orientation(image, header_only=True), wrong)
+            return ImageHeader(image.size, _orientation(image, behind_pixels), wrong)
     except Exception as error:  # a broken file may raise anything
         return ImageHeader((0, 0), 1, _reason(path, error))
 
@@ -207,9 +214,9 @@ def _reason(path, error):
     return str(error) or type(error).__name__
 
 
-def _orientation(image, header_only=False):
+def _orientation(image, behind_pixels=True):
     # Pillow decodes a whole PNG to look for a tag behind its pixels.
-    if header_only and image.format == "PNG" and "exif" not in image.info:
+    if not behind_pixels and image.format == "PNG" and "exif" not in image.info:
         return 1
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -235,12 +242,21 @@ def _eight_bits_without_alpha(image, path):
 
 
 def _scaled_to_eight_bits(image, path):
-    """Grey pixels of 16 bits, which Pillow would cut off at 255."""
+    """Grey pixels of 16 or 32 bits, which Pillow would cut off at 255."""
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > _LARGEST_16_BIT:
         raise ImageFileError(
             f"Cannot read the image {path}: its pixels go from {pixels.min()} to {pixels.max()}: "
             "convert it to 8 bits, with the range that is right for it"
+        )
+    if pixels.max() < 256:
+        if image.mode == "I":  # 32 bits, which do not say what white is
+            return Image.fromarray(pixels.astype(np.uint8))
+        log_first_n(
+            logging.WARNING,
+            f"{path} has 16 bits per pixel and none above 255, so that it becomes black. If its "
+            "values are meant for 8 bits, convert it to 8 bits. Others are not named.",
+            name=__name__,
         )
     log_first_n(
         logging.WARNING,

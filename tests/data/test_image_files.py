@@ -1,5 +1,6 @@
 import io
 import logging
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -45,11 +46,21 @@ def test_modes_that_lose_nothing_are_as_in_detectron2(tmp_path, mode):
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bits_are_scaled(tmp_path, suffix, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("anchor_heads"), "propagate", True)
+    monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
     grey = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
     path = write(tmp_path / f"x.{suffix}", grey)
     expected = np.array([[0, 0, 1], [128, 255, 255]], np.uint8)
     for channel in range(3):
         np.testing.assert_array_equal(read_image(path)[:, :, channel], expected)
+    assert "scaled to 8 bits" in caplog.text and "becomes black" not in caplog.text
+    assert read_image(write(tmp_path / f"dark.{suffix}", grey // 257)).max() == 0
+    assert f"dark.{suffix} has 16 bits per pixel and none above 255, so that it bec" in caplog.text
+
+
+def test_32_bits_are_kept_if_they_are_values_of_8(tmp_path):
+    grey = np.array([[0, 1, 100], [128, 254, 255]], np.int32)
+    np.testing.assert_array_equal(read_image(write(tmp_path / "8.tif", grey))[:, :, 1], grey)
+    np.testing.assert_array_equal(read_image(write(tmp_path / "16.tif", grey * 256))[:, :, 1], grey)
 
 
 def test_floats_and_32_bits_are_refused(tmp_path):
@@ -112,6 +123,24 @@ def test_records_are_read_in_the_frame_of_their_annotations(tmp_path):
     np.testing.assert_array_equal(
         read_record_image({**record, STORED_FRAME: True}, "RGB"), PIXELS[:, :4]
     )
+
+
+def test_a_tag_behind_the_pixels_is_found(tmp_path):
+    """Of a PNG, whose header does not show it."""
+    path = write(tmp_path / "x.png", orientation=6)
+    content = open(path, "rb").read()
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    end = content.rindex(b"IEND") - 4
+    with open(path, "wb") as file:
+        file.write(content[:start] + content[stop:end] + content[start:stop] + content[end:])
+    (header,) = read_headers([path])
+    assert header.turned_size == (6, 4)
+    assert read_headers([path], behind_pixels=True)[0].turned_size == (4, 6)
+    for size in ((6, 4), (4, 6)):
+        assert is_stored_frame("x.json", [path], [header], [size]) is False
+        image = read_record_image({"file_name": path, "width": size[0], "height": size[1]})
+        assert image.shape[1::-1] == size
 
 
 def test_the_frame_of_a_data_set_follows_from_its_sizes(tmp_path):
