@@ -7,7 +7,8 @@ from detectron2.data import DatasetCatalog
 from anchor_heads.data.augmentation import ColorJitter
 from anchor_heads.data.checks import check_datasets
 from anchor_heads.data.loader import build_train_loader, seed_rng
-from anchor_heads.data.mixing import Scene, copy_paste, mixup, mosaic
+from anchor_heads.data.mapper import DatasetMapper
+from anchor_heads.data.mixing import MixedImages, Scene, copy_paste, mixup, mosaic
 
 
 def scene(value, height=60, width=80, side=20):
@@ -185,6 +186,18 @@ def test_mixing_needs_its_own_mapper(cfg):
     check_datasets(cfg)
     with pytest.raises(ValueError, match="need anchor_heads.data.mapper.DatasetMapper or a subcl"):
         build_train_loader(cfg, mapper=lambda record: record)
+
+
+def test_mixing_images_of_other_records(cfg, tmp_path):
+    check_datasets(cfg)
+    records = DatasetCatalog.get("own")
+    del records[0]["annotations"]
+    parts = {"mosaic": 1.0, "mixup": 1.0, "copy_paste": 0.0, "with_masks": False}
+    mixed = MixedImages(dataset=records, mapper=DatasetMapper(cfg), **parts)
+    assert {"image", "instances"} <= mixed[0].keys()
+    records[1]["sem_seg_file_name"] = "x.png"
+    with pytest.raises(ValueError, match="COPY_PASTE do not mix semantic segmentation"):
+        MixedImages(dataset=records, mapper=DatasetMapper(cfg), **parts)
 
 
 def test_color_jitter_knows_the_order_of_channels():
