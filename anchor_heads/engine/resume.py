@@ -246,8 +246,11 @@ def scale_to_epochs(cfg: CfgNode) -> CfgNode:
     epochs = cfg.SOLVER.MAX_EPOCHS
     if not epochs:
         return cfg
-    images = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+    images = get_detection_dataset_dicts(  # as the loader does
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=min_keypoints if cfg.MODEL.KEYPOINT_ON else 0,
     )
     cfg = cfg.clone()
     cfg.defrost()
