@@ -139,7 +139,8 @@ def _in_folder(folder: str, output_folder: str | None) -> list[str]:
 def match_images(sources: Iterable[Source], annotations: dict, json_file: str) -> dict[Source, int]:
     """Find the images of an annotation file, which are then read in the frame of its boxes.
 
-    A source is an image of the file if its path ends with the image's "file_name".
+    A source is an image of the file if its path ends with the image's "file_name", without "../" at
+    the start of it.
 
     Args:
         sources (iterable of Source): the images.
@@ -153,7 +154,8 @@ def match_images(sources: Iterable[Source], annotations: dict, json_file: str) -
         ValueError: for a video or a camera, if two sources are the same image, if none is listed.
         ImageFileError: if an image is not of the size that the file says.
     """
-    listed = {os.path.normpath(image["file_name"]): image for image in annotations["images"]}
+    # relpath takes "../" away from the start, which no absolute path has
+    listed = {os.path.relpath(f"/{x['file_name']}", "/"): x for x in annotations["images"]}
     found, source_of = {}, {}
     for source in sources:
         if source.is_video:

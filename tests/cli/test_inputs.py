@@ -85,7 +85,7 @@ ANNOTATED = {
     "images": [
         {"id": 11, "file_name": "a.jpg", "width": 64, "height": 48},
         {"id": 12, "file_name": "sub/a.jpg", "width": 64, "height": 48},
-        {"id": 13, "file_name": "b.jpg", "width": 64, "height": 48},
+        {"id": 13, "file_name": "../b.jpg", "width": 64, "height": 48},
     ],
 }
 
