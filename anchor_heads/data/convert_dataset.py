@@ -149,7 +149,6 @@ def _convert(found, source, split, output):
                 {"id": number, "image_id": id, "category_id": category_id, **annotation}
             )
     text = json.dumps(content)
-    cleaning = clean(content, f"{source}, {split.name}")
     report = Report(
         split.name,
         os.path.join(output, f"{split.name}.json"),
@@ -159,6 +158,7 @@ def _convert(found, source, split, output):
         classes,
         _notes(found, source, split, paths),
     )
+    cleaning = clean(content, f"{source}, {split.name}")  # which changes the content
     report.notes += [f"in training: {change}" for change in cleaning.changes]
     return report, text
 

@@ -197,6 +197,18 @@ def test_yolo_without_parts(tmp_path):
     assert report.notes == ["2 images have keypoints, which are left out, first: 0"]
 
 
+def test_what_training_drops_is_written_and_noted(tmp_path):
+    write_yolo(tmp_path, [("images", "labels")], "names: [a, b]")
+    with open(tmp_path / "labels" / "0.txt", "a") as file:
+        file.write("0 2.5 0.5 0.1 0.1\n")
+    (report,) = convert_dataset(str(tmp_path), str(tmp_path / "out"))
+    assert report.num_objects == sum(map(len, contents(report).values())) == 2
+    assert len(clean_coco_dict(report.json_file)["annotations"]) == 1
+    assert report.notes == [
+        "in training: 1 of 2 boxes dropped (outside the image), first: annotation 2 of image 1"
+    ]
+
+
 def test_what_cannot_be_read_is_said(tmp_path):
     with pytest.raises(ValueError, match="nowhere is no folder"):
         convert_dataset(str(tmp_path / "nowhere"), str(tmp_path))
