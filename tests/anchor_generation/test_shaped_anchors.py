@@ -37,25 +37,25 @@ def test_squares_that_do_not_grow_are_refused(sizes):
     assert build_square_generator(cfg, [8]).sides == [32.0]
 
 
-def test_cells_of_each_image_padded_by_itself():
+def test_locations_of_each_image_padded_by_itself():
     """Images of 40x60 and 64x33 pixels, each padded to 64x64, in a batch of 64x96."""
     generator = SquareGenerator(sides=[32.0, 128.0], strides=[8, 32], offset=0.5)
     features = [torch.zeros(2, 1, 8, 12), torch.zeros(2, 1, 2, 3)]
-    cells = generator.valid_mask(features, [(40, 60), (64, 33)])
-    assert cells.shape == (2, 8 * 12 + 2 * 3)
-    fine, coarse = cells[0, :96].view(8, 12), cells[0, 96:].view(2, 3)
+    valid = generator.valid_mask(features, [(40, 60), (64, 33)])
+    assert valid.shape == (2, 8 * 12 + 2 * 3)
+    fine, coarse = valid[0, :96].view(8, 12), valid[0, 96:].view(2, 3)
     assert fine[:, :8].all() and not fine[:, 8:].any()
     assert coarse.tolist() == [[True, True, False]] * 2
-    assert torch.equal(cells[0], cells[1])
+    assert torch.equal(valid[0], valid[1])
 
 
-def test_stretching_keeps_the_centre():
+def test_decoded_shapes_keep_the_centre():
     squares = torch.tensor([[[0.0, 10.0, 8.0, 18.0]]])
     anchors = decode_shapes(squares, torch.tensor([[[math.log(2), math.log(0.5)]]]))
     torch.testing.assert_close(anchors, torch.tensor([[[-4.0, 12.0, 12.0, 16.0]]]))
 
 
-def test_stretching_is_bounded():
+def test_decoded_shapes_are_bounded():
     squares = torch.tensor([[-0.5, -0.5, 0.5, 0.5]])
     anchors = decode_shapes(squares, torch.tensor([[1000.0, -1000.0]]))
     torch.testing.assert_close(anchors, torch.tensor([[-5e5, -5e-7, 5e5, 5e-7]]))

@@ -318,7 +318,7 @@ def coverage(model, generator=None):
 
 
 @pytest.mark.parametrize("one_stage", [True, False])
-def test_reach_of_preset_shapes_is_the_best_iou_with_any_anchor(tmp_path, image, one_stage):
+def test_coverage_of_preset_shapes_is_the_best_iou_with_any_anchor(tmp_path, image, one_stage):
     model = of_method(tmp_path, "", one_stage)
     found = coverage(model)
     _, features, _ = seen(model, image)
@@ -345,13 +345,13 @@ def test_other_preset_shapes_can_be_tried(tmp_path):
 
 
 @pytest.mark.parametrize("one_stage", [True, False])
-def test_reach_of_free_anchor_is_that_of_good_candidates(tmp_path, one_stage):
+def test_coverage_of_free_anchor_is_that_of_good_candidates(tmp_path, one_stage):
     found = coverage(of_method(tmp_path, "FreeAnchor", one_stage))
     assert found.threshold == 0.4
     assert found.reached.tolist() == [True, False, True, False]
 
 
-def test_reach_of_guided_anchors_is_by_shape_samples_on_the_level_of_the_size(tmp_path):
+def test_coverage_of_guided_anchors_is_by_shape_samples_on_the_level_of_the_size(tmp_path):
     found = coverage(of_method(tmp_path, "GuidedAnchor", True))
     assert found.threshold == 0.4
     assert found.reached.tolist() == [True, False, True, False]
@@ -366,7 +366,7 @@ def test_reach_of_guided_anchors_is_by_shape_samples_on_the_level_of_the_size(tm
 
 
 @pytest.mark.parametrize("one_stage", [True, False])
-def test_reach_of_dynamic_anchors_is_by_the_locations_that_learn_the_shape(
+def test_coverage_of_dynamic_anchors_is_by_the_locations_with_a_shape_target(
     tmp_path, image, one_stage
 ):
     model = of_method(tmp_path, "DynamicAnchor", one_stage)
@@ -386,7 +386,7 @@ def test_reach_of_dynamic_anchors_is_by_the_locations_that_learn_the_shape(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_reach_of_no_object(tmp_path, method):
+def test_coverage_of_no_object(tmp_path, method):
     strategy = get_anchor_strategy(of_method(tmp_path, method, True))
     found = strategy.coverage(torch.zeros(0, 4), torch.zeros(0, 2))
     assert found.reached.shape == (0,) and found.levels.shape == (0, 3)
@@ -427,7 +427,7 @@ def test_dense_methods_keep_all_locations(tmp_path, image, method):
 def test_parts_are_methods_that_exist(tmp_path, method, one_stage):
     parts = get_anchor_strategy(of_method(tmp_path, method, one_stage)).parts()
     assert all(callable(getattr(part.owner, part.method)) for part in parts)
-    assert {"post-processing"} <= {part.name for part in parts}
+    assert "post-processing" in [part.name for part in parts]
     assert any(part.name.startswith("head") for part in parts)
 
 

@@ -2,13 +2,25 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.modeling.box_regression import Box2BoxTransform
+from small_models import shrink, zoo_cfg
 
+from anchor_heads import model_zoo
+from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.modeling.box_regression import BoundedBox2BoxTransform, box_regression_loss
 
 
-def test_boxes_shrink_and_grow_by_a_factor_of_62_5_at_most():
-    transform = BoundedBox2BoxTransform((10.0, 10.0, 5.0, 5.0))
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        shrink(model_zoo.get_config("guided_anchoring/ga_retinanet_R_50_FPN_1x")),
+        zoo_cfg("RPN", "GuidedAnchorRPN"),
+    ],
+    ids=["detector", "proposal generator"],
+)
+def test_boxes_shrink_and_grow_by_a_factor_of_62_5_at_most(cfg):
+    transform = get_anchor_strategy(build_model(cfg)).owner.box2box_transform
     box = torch.tensor([[0.0, 0.0, 1000.0, 1000.0]])
     (x0, y0, x1, y1) = transform.apply_deltas(torch.tensor([[0.0, 0.0, -500.0, 500.0]]), box)[0]
     assert (x1 - x0).item() == pytest.approx(16, rel=1e-3)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import Backbone
 from detectron2.structures import Boxes, ImageList, Instances
+from small_models import NoBackbone
 
 from anchor_heads import get_cfg
 from anchor_heads.layers import flatten_hw
@@ -106,19 +106,10 @@ def input_shape(channels=CHANNELS):
     return [ShapeSpec(channels=channels, stride=stride) for stride in STRIDES]
 
 
-class NoBackbone(Backbone):
-    """Stands where features are given."""
-
-    def forward(self, x):
-        raise NotImplementedError
-
-    def output_shape(self):
-        return {f"p{i + 3}": shape for i, shape in enumerate(input_shape())}
-
-
 def detector(monkeypatch, **keys):
     cfg = published_cfg()
     for key, value in keys.items():
         cfg.merge_from_list([f"MODEL.{key.replace('__', '.')}", value])
-    monkeypatch.setattr("anchor_heads.modeling.one_stage.build_backbone", lambda cfg: NoBackbone())
+    backbone = NoBackbone(CHANNELS)
+    monkeypatch.setattr("anchor_heads.modeling.one_stage.build_backbone", lambda cfg: backbone)
     return DynamicAnchorRetinaNet(cfg)

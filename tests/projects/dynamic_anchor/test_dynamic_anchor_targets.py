@@ -59,7 +59,7 @@ def test_anchors_and_boxes_are_the_published_ones(published, monkeypatch):
     torch.testing.assert_close(boxes, expected, **TOLERANCE)
 
 
-def test_classes_and_boxes_to_learn_are_the_published_ones(published, monkeypatch):
+def test_labels_and_boxes_of_anchors_are_the_published_ones(published, monkeypatch):
     predictions, _ = published.predictions("crafted/in")
     model = detector(monkeypatch)
     anchors = torch.cat(model.dynamic_anchoring.anchors(features(), predictions), dim=1)
@@ -92,8 +92,8 @@ def test_a_long_object_belongs_to_the_level_of_its_short_side():
         assert sorted(set(learning[:, 0].tolist())) == rows
 
 
-def test_an_object_teaches_the_locations_around_its_centre():
-    """Centre (40, 32); locations less than two cells away in both directions."""
+def test_locations_around_the_centre_of_an_object_have_a_shape_target():
+    """Centre (40, 32); locations less than two strides away in both directions."""
     found = (objects_at([[8.0, 8.0, 72.0, 56.0]]) == 0).nonzero()
     assert found.amin(0).tolist() == [2, 3] and found.amax(0).tolist() == [5, 6]
     assert len(found) == 16

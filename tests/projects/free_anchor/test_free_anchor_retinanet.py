@@ -5,6 +5,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.analysis import find_unused_parameters
 from detectron2.utils.events import EventStorage
 from published import NUM_CLASSES, Published
+from small_models import image_with
+from tiny_run import finite_gradients
 
 from anchor_heads import model_zoo
 
@@ -128,15 +130,6 @@ def tiny_cfg():
     return cfg
 
 
-def image_with(num_objects, size=96):
-    corner = torch.rand(num_objects, 2) * 50
-    instances = Instances((size, size))
-    instances.gt_boxes = Boxes(torch.cat([corner, corner + 30], dim=1))
-    instances.gt_classes = torch.arange(num_objects) % NUM_CLASSES
-    image = torch.randint(0, 255, (3, size, size)).float()
-    return {"image": image, "instances": instances, "height": size, "width": size}
-
-
 @pytest.mark.parametrize("objects", [(2, 3), (0, 3), (0, 0)])
 def test_every_parameter_learns_in_every_step(objects):
     """Otherwise training on several processes hangs at the first empty image."""
@@ -146,7 +139,7 @@ def test_every_parameter_learns_in_every_step(objects):
         losses = model(batch)
         sum(losses.values()).backward()
     assert set(losses) == {"loss_positive", "loss_negative"}
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert finite_gradients(model)
     with EventStorage():
         unused = find_unused_parameters(model, batch)
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -163,7 +156,7 @@ def test_step_under_bfloat16_autocast():
     rounded.backward()
     assert rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert finite_gradients(model)
 
 
 def test_state_dict_is_that_of_retinanet():
@@ -177,7 +170,7 @@ def test_state_dict_is_that_of_retinanet():
 def test_larger_image_of_a_batch_does_not_know_of_its_neighbour():
     model = build_model(tiny_cfg()).eval()
     model.test_score_thresh = 0.0
-    batch = [image_with(1, 96), image_with(1, 64)]
+    batch = [image_with(1, 96, 96), image_with(1, 64, 64)]
     with torch.no_grad():
         together, alone = model(batch)[0]["instances"], model(batch[:1])[0]["instances"]
     assert len(alone) == 100
@@ -187,7 +180,7 @@ def test_larger_image_of_a_batch_does_not_know_of_its_neighbour():
 def test_legacy_boxes_are_resized_by_their_last_pixel():
     model = build_model(published_cfg()).eval()
     model.test_score_thresh = 0.0
-    x = image_with(0)
+    x = image_with(0, 96, 96)
     with torch.no_grad():
         same = model([x])[0]["instances"]
         double = model([{**x, "height": 192, "width": 192}])[0]["instances"]

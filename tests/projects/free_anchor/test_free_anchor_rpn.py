@@ -3,71 +3,42 @@ import math
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from small_models import image_with, zoo_cfg
+from tiny_run import finite_gradients
 
-from anchor_heads import model_zoo
+from anchor_heads.projects.free_anchor.strategy import BBOX_REG_WEIGHTS
 
 
-def tiny_cfg(meta_architecture="GeneralizedRCNN", roi_heads="StandardROIHeads", mask=False):
-    cfg = model_zoo.get_config("free_anchor/free_anchor_faster_rcnn_R_50_FPN_1x")
-    cfg.merge_from_list(
-        [
-            *("MODEL.DEVICE", "cpu"),
-            *("MODEL.META_ARCHITECTURE", meta_architecture),
-            *("MODEL.ROI_HEADS.NAME", roi_heads),
-            *("MODEL.MASK_ON", mask),
-            *("MODEL.RESNETS.DEPTH", 18),
-            *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
-            *("MODEL.FPN.OUT_CHANNELS", 16),
-            *("MODEL.ROI_BOX_HEAD.FC_DIM", 32),
-            *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", roi_heads == "CascadeROIHeads"),
-            *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16),
-            *("MODEL.ROI_HEADS.NUM_CLASSES", 3),
-        ]
-    )
+def tiny_cfg(name="RPN"):
+    cfg = zoo_cfg(name, "FreeAnchorRPN")
+    cfg.MODEL.RPN.BBOX_REG_WEIGHTS = BBOX_REG_WEIGHTS
     return cfg
 
 
-def image_with(num_objects, size=96):
-    corner = torch.rand(num_objects, 2) * 50
-    instances = Instances((size, size))
-    instances.gt_boxes = Boxes(torch.cat([corner, corner + 30], dim=1))
-    instances.gt_classes = torch.arange(num_objects) % 3
-    instances.gt_masks = BitMasks(torch.ones(num_objects, size, size, dtype=torch.bool))
-    return {"image": torch.randint(0, 255, (3, size, size)).float(), "instances": instances}
-
-
-MODELS = {
-    "ProposalNetwork": dict(meta_architecture="ProposalNetwork"),
-    "Faster R-CNN": dict(),
-    "Mask R-CNN": dict(mask=True),
-    "Cascade R-CNN": dict(roi_heads="CascadeROIHeads"),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["RPN", "Faster R-CNN", "Mask R-CNN", "Cascade R-CNN"])
 @pytest.mark.parametrize("objects", [(2, 3), (0, 2), (0, 0)])
 def test_trains_and_predicts_in_every_model_with_a_proposal_generator(name, objects):
-    model = build_model(tiny_cfg(**MODELS[name])).train()
+    model = build_model(tiny_cfg(name)).train()
     batch = [image_with(n) for n in objects]
     with EventStorage():
         losses = model(batch)
         sum(losses.values()).backward()
     assert {"loss_rpn_positive", "loss_rpn_negative"} <= set(losses)
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert finite_gradients(model)
 
     with torch.no_grad():
         output = model.eval()(batch)[0]
-    if name == "ProposalNetwork":
+    if name == "RPN":
         assert 0 < len(output["proposals"]) <= 1000
         assert output["proposals"].objectness_logits.diff().max() <= 0
     else:
-        assert output["instances"].has("pred_masks") == (name == "Mask R-CNN")
+        assert output["instances"].has("pred_masks") == (name in ("Mask R-CNN", "Cascade R-CNN"))
 
 
 def test_objectness_starts_at_the_prior():
-    cfg = tiny_cfg("ProposalNetwork")
+    cfg = tiny_cfg()
     for prior in (cfg.MODEL.FREE_ANCHOR.RPN_PRIOR_PROB, 0.1):
         cfg.MODEL.FREE_ANCHOR.RPN_PRIOR_PROB = prior
         bias = build_model(cfg).proposal_generator.rpn_head.objectness_logits.bias
@@ -76,7 +47,7 @@ def test_objectness_starts_at_the_prior():
 
 def test_losses_are_the_one_class_likelihood():
     """One object, one anchor that fits it exactly, all logits 0, by hand."""
-    generator = build_model(tiny_cfg("ProposalNetwork")).proposal_generator
+    generator = build_model(tiny_cfg()).proposal_generator
     anchors = [Boxes(torch.tensor([[0.0, 0, 8, 8], [40, 40, 48, 48]]))]
     objects = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[0.0, 0, 8, 8]])))
     labels, boxes = generator.label_and_sample_anchors(anchors, [objects])
@@ -91,7 +62,7 @@ def test_losses_are_the_one_class_likelihood():
 
 
 def test_step_under_bfloat16_autocast():
-    model = build_model(tiny_cfg("ProposalNetwork")).train()
+    model = build_model(tiny_cfg()).train()
     batch = [image_with(3), image_with(0)]
     with EventStorage():
         exact = sum(model(batch).values())
@@ -101,18 +72,18 @@ def test_step_under_bfloat16_autocast():
 
 
 def test_settings_that_would_have_no_effect_are_refused():
-    cfg = tiny_cfg("ProposalNetwork")
+    cfg = tiny_cfg()
     cfg.MODEL.FREE_ANCHOR.LEGACY_BOXES = True
     with pytest.raises(ValueError, match="LEGACY_BOXES is for FreeAnchorRetinaNet"):
         build_model(cfg)
-    cfg = tiny_cfg("ProposalNetwork")
+    cfg = tiny_cfg()
     cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE = "giou"
     with pytest.raises(ValueError, match="'giou'.* Write smooth_l1"):
         build_model(cfg)
 
 
 def test_loss_weight_is_that_of_the_rpn():
-    cfg = tiny_cfg("ProposalNetwork")
+    cfg = tiny_cfg()
     cfg.MODEL.RPN.LOSS_WEIGHT = 0.25
     weights = build_model(cfg).proposal_generator.loss_weight
     assert weights == {"loss_rpn_positive": 0.25, "loss_rpn_negative": 0.25}

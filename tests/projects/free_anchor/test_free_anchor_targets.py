@@ -48,7 +48,7 @@ def test_the_better_object_of_a_class_counts():
     torch.testing.assert_close(probability, torch.tensor([1.0, 1.0]))
 
 
-def test_no_object_asks_for_nothing():
+def test_no_objects_have_no_bags():
     none, anchors = torch.zeros(0, 4), torch.tensor([[0.0, 0, 8, 8]])
     assert anchor_bags(none, anchors, 50).shape == (0, 1)
     index, probability = localization_probability(

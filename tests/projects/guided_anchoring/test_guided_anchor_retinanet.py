@@ -2,8 +2,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import Backbone
 from detectron2.utils.events import EventStorage
 from guided_published import (
     CHANNELS,
@@ -14,6 +12,7 @@ from guided_published import (
     published_cfg,
     sample_generator,
 )
+from small_models import NoBackbone
 
 from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.projects.guided_anchoring.head import GuidedAnchorRetinaNetHead
@@ -33,22 +32,13 @@ def published():
     return Published("ga_retinanet")
 
 
-class NoBackbone(Backbone):
-    """Stands where features are given."""
-
-    def forward(self, x):
-        raise NotImplementedError
-
-    def output_shape(self):
-        return {f"p{i + 3}": ShapeSpec(channels=CHANNELS, stride=8 * 2**i) for i in range(LEVELS)}
-
-
 def detector_of(published, monkeypatch, inverted=True, shape_batch_size=None):
     cfg = published_cfg()
     cfg.MODEL.GUIDED_ANCHOR.INVERTED_LOCATION_LABEL = inverted
     if shape_batch_size:
         cfg.MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE = shape_batch_size
-    monkeypatch.setattr("anchor_heads.modeling.one_stage.build_backbone", lambda cfg: NoBackbone())
+    backbone = NoBackbone(CHANNELS)
+    monkeypatch.setattr("anchor_heads.modeling.one_stage.build_backbone", lambda cfg: backbone)
     detector = GuidedAnchorRetinaNet(cfg)
     detector.head.load_state_dict(published.parameters("state"))
     return detector

@@ -229,13 +229,13 @@ def test_the_threshold_and_the_share_of_locations_that_pass_it(published):
 
 
 def test_targets_know_the_offset_of_the_anchors(published):
-    """A small object around the centre of a cell: with anchors at centres it is in one region."""
+    """A small object around a location, for an offset of half a stride."""
     cfg = published_cfg()
     cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
     shapes = dict(zip(NAMES, input_shape(published.strides), strict=True))
     anchoring = GuidedAnchorRPN(cfg, shapes).guided_anchoring
     predictions = generator_of(published).rpn_head(published.features())
-    box = torch.tensor([[42.0 - 8, 22.0 - 8, 42.0 + 8, 22.0 + 8]])  # cell (5, 10) of P2
+    box = torch.tensor([[42.0 - 8, 22.0 - 8, 42.0 + 8, 22.0 + 8]])  # row 5, column 10 of P2
     target, _ = anchoring.location_targets([box], predictions)
     assert target[0].nonzero()[:, 0].tolist() == [5 * 40 + 10]
 

@@ -35,7 +35,7 @@ def anchoring_of(name, published):
     return GuidedAnchoring(published_cfg(), user, sample_generator(published.strides))
 
 
-def guides_of(published, image_size):
+def predictions_of(published, image_size):
     sizes = map_sizes(image_size, published.strides)
     return [
         AnchorPrediction(torch.zeros(1, 1, *size), torch.zeros(1, 2, *size), ()) for size in sizes
@@ -74,7 +74,7 @@ def published_assignment(match):
 def test_shape_targets_are_the_published_ones(name, kind, count, size):
     published = Published(name)
     anchoring = anchoring_of(name, published)
-    samples = anchoring.samples(guides_of(published, size))
+    samples = anchoring.samples(predictions_of(published, size))
     for i in range(count):
         match = anchoring.shape_matcher([published.tensor(f"{kind}{i}/gt")], samples[None])
         expected = published.tensor(f"{kind}{i}/approx_gt_inds")
@@ -94,27 +94,27 @@ def test_guided_anchors_are_matched_as_published(name, thresholds, min_iou):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_cells_in_images_are_the_published_ones(name):
+def test_locations_in_images_are_the_published_ones(name):
     published = Published(name)
     image_sizes = [x.image_size for x in published.instances()]
     maps = [torch.zeros(2, 1, *size) for size in map_sizes((128, 160), published.strides)]
-    cells = anchoring_of(name, published).square_generator.valid_mask(maps, image_sizes)
-    assert torch.equal(cells, published.levels("anchors/inside_flags"))
-    assert not cells.all()  # the images differ in size
+    valid = anchoring_of(name, published).square_generator.valid_mask(maps, image_sizes)
+    assert torch.equal(valid, published.levels("anchors/inside_flags"))
+    assert not valid.all()  # the images differ in size
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_squares_and_guided_anchors_are_the_published_ones(name):
     published = Published(name)
     anchoring = anchoring_of(name, published)
-    squares = anchoring.squares(guides_of(published, (128, 160)))
+    squares = anchoring.squares(predictions_of(published, (128, 160)))
     for i, level in enumerate(squares):
         torch.testing.assert_close(level, published.tensor(f"anchors/square{i}"))
     # Level 1, raw predictions far beyond what exp() could bear.
     raw = published.tensor("clip/shape_pred").flatten(1).t()
     height, width = published.tensor("clip/shape_pred").shape[1:]
     size = (height * published.strides[1], width * published.strides[1])
-    square = anchoring.squares(guides_of(published, size))[1]
+    square = anchoring.squares(predictions_of(published, size))[1]
     anchors = decode_shapes(square, anchoring.shape_std * raw)
     torch.testing.assert_close(
         anchors, published.tensor("clip/guided_level1"), rtol=1e-4, atol=1e-3
@@ -134,8 +134,8 @@ def test_level_of_a_long_object_by_its_short_side():
     assert object_levels(line, SIDES, by_short_side=True).tolist() == [0, 0]
 
 
-def test_anchor_centres_half_a_cell_off_move_the_regions():
-    """A box around the centre of cell (3, 5), for anchors at the centres of cells."""
+def test_an_offset_of_half_a_stride_moves_the_regions():
+    """A box around the location in row 3 and column 5."""
     box = torch.tensor([[5.5 * 8 - 16, 3.5 * 8 - 16, 5.5 * 8 + 16, 3.5 * 8 + 16]])
     sizes, strides = [(8, 10)], [8]
     target, weight = location_targets([box], sizes, strides, [32.0], 0.5, CENTER, IGNORE)
