@@ -43,6 +43,11 @@ def train_and_spoil(args):
 # Everything is sampled, so that the samples do not differ between one process and two.
 MODELS = {
     "FreeAnchorRetinaNet": [],
+    "FreeAnchorRPN": [
+        *("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+        *("MODEL.PROPOSAL_GENERATOR.NAME", "FreeAnchorRPN"),
+        *("MODEL.RPN.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0)),
+    ],
     "GuidedAnchorRetinaNet": [
         *("MODEL.META_ARCHITECTURE", "GuidedAnchorRetinaNet"),
         *("MODEL.GUIDED_ANCHOR.SHAPE_BATCH_SIZE_PER_IMAGE", 10000),
