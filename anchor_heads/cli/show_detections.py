@@ -13,7 +13,7 @@ from anchor_heads.cli.arguments import (
     score,
 )
 from anchor_heads.cli.outputs import check_picture, write_picture
-from anchor_heads.data.checks import check_datasets
+from anchor_heads.data.checks import check_class_order, check_datasets
 from anchor_heads.predictor import load_predictor
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_set
 
@@ -35,7 +35,9 @@ def run(args):
     cfg = load_config(args)
     check_outputs([args.output], filter(None, [args.weights]), args.force)
     check_datasets(cfg, train=False)
-    predictor, _ = load_predictor(cfg)
+    predictor, categories = load_predictor(cfg)
+    names = [category["name"] for category in categories]
+    check_class_order(cfg.MODEL.WEIGHTS, names, cfg, cfg.DATASETS.TEST)
     picture = picture_of_data_set(
         predictor, cfg.DATASETS.TEST[0], args.num_images, args.score_threshold
     )

@@ -5,7 +5,7 @@ import importlib.util
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TypeVar
 
@@ -280,6 +280,38 @@ def _check_classes(cfg, names):
                     f"data sets '{a}' and '{b}' have different classes: the one with index {i} "
                     f"(by ascending category id) is '{class_a}' in '{a}' and '{class_b}' in '{b}'"
                 )
+
+
+def check_class_order(
+    weights: str, trained: Sequence[str] | None, cfg: CfgNode, data_sets: Sequence[str]
+) -> None:
+    """Compare the classes that a model was trained with, with those of data sets.
+
+    Other names are logged. A model without classes, or classes without names, are no error.
+
+    Args:
+        weights (str): the file of the model, for messages.
+        trained (sequence[str] or None): the names of its classes; none = not known.
+        cfg (CfgNode): of the model.
+        data_sets (sequence[str]): which have the same classes.
+
+    Raises:
+        ValueError: if the names are the same, and their order is another.
+    """
+    trained = list(trained or ())
+    classes = list(MetadataCatalog.get(data_sets[0]).get("thing_classes", ()))
+    if not (trained and classes and num_classes_key(cfg)) or trained == classes:
+        return
+    differ = (
+        f"{weights} is of a training with the classes {shorten(trained, 100)}, and data set "
+        f"'{data_sets[0]}' has {shorten(classes, 100)}"
+    )
+    if sorted(trained) == sorted(classes):
+        raise ValueError(
+            f"{differ}: the same in another order. The order is that of the category ids: number "
+            "the categories in the annotation file as the checkpoint has them."
+        )
+    logger.warning(f"{differ}. Class i of the one is taken for class i of the other.")
 
 
 def num_classes_key(cfg: CfgNode) -> str | None:

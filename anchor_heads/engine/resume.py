@@ -2,23 +2,23 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import get_detection_dataset_dicts
 from detectron2.solver import LRMultiplier
 from torch import nn
 from torch.utils.data import DataLoader
 
 from anchor_heads.config_files import leaves
-from anchor_heads.data.checks import num_classes_key
+from anchor_heads.data.checks import check_class_order
 from anchor_heads.data.loader import ResumableBatches
 from anchor_heads.engine.checkpoint import read_entries
-from anchor_heads.errors import first_line, shorten
+from anchor_heads.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -88,40 +88,10 @@ def check_resumed_config(
             f"{_describe(changed, keys)} Resume with the values of the stopped run."
         )
     check_resumed_state(path, step, optimizer)
-    check_class_order(path, checkpoint, cfg, cfg.DATASETS.TRAIN)
+    check_class_order(path, checkpoint.get("class_names"), cfg, cfg.DATASETS.TRAIN)
     for key, (old, new) in changed.items():
         effect = "the seed of the stopped run stays" if key == "SEED" else "takes effect now"
         logger.warning(f"{key} was {old} in the checkpoint and is {new}: {effect}.")
-
-
-def check_class_order(path: str, checkpoint: dict, cfg: CfgNode, data_sets: Sequence[str]) -> None:
-    """Compare the classes that a checkpoint has noted with those of data sets.
-
-    Other names are logged. A model without classes, or classes without names, are no error.
-
-    Args:
-        path (str): the checkpoint.
-        checkpoint (dict): its entries besides the model.
-        cfg (CfgNode): of the model.
-        data_sets (sequence[str]): which have the same classes.
-
-    Raises:
-        ValueError: if the names are the same, and their order is another.
-    """
-    trained = list(checkpoint.get("class_names") or ())
-    classes = list(MetadataCatalog.get(data_sets[0]).get("thing_classes", ()))
-    if not (trained and classes and num_classes_key(cfg)) or trained == classes:
-        return
-    differ = (
-        f"{path} is of a training with the classes {shorten(trained, 100)}, and data set "
-        f"'{data_sets[0]}' has {shorten(classes, 100)}"
-    )
-    if sorted(trained) == sorted(classes):
-        raise ValueError(
-            f"{differ}: the same in another order. The order is that of the category ids: number "
-            "the categories in the annotation file as the checkpoint has them."
-        )
-    logger.warning(f"{differ}. Class i of the one is taken for class i of the other.")
 
 
 def resume_loader(loader, start_iter: int) -> None:

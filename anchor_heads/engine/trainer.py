@@ -19,7 +19,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 import anchor_heads
-from anchor_heads.data.checks import check_datasets
+from anchor_heads.data.checks import check_class_order, check_datasets
 from anchor_heads.data.loader import build_train_loader, run_seed
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
@@ -39,7 +39,6 @@ from anchor_heads.engine.optimizer import build_optimizer
 from anchor_heads.engine.rescue import Rescue
 from anchor_heads.engine.resume import (
     apply_settings,
-    check_class_order,
     check_resumed_config,
     optimizer_settings,
     resume_loader,
@@ -411,7 +410,7 @@ class Trainer(DefaultTrainer):
         path = checkpointer.checkpoint_to_resume() if resume else ""
         path = path or cfg.MODEL.WEIGHTS
         checkpoint = checkpointer.load_to_evaluate(path, random_weights)
-        check_class_order(path, checkpoint, cfg, cfg.DATASETS.TEST)
+        check_class_order(path, checkpoint.get("class_names"), cfg, cfg.DATASETS.TEST)
         results = cls.test(cfg, model)
         for name, more in cls.run_extra_evaluations(cfg, model).items():
             results[name] = {**results.get(name, {}), **more}

@@ -22,6 +22,10 @@ def test_show_detections_draws_pairs_of_images(tmp_path, command):
         "anchor-heads show-detections: error: 1 of 1 output files exist, the first being "
         f"{picture}: choose another output, or overwrite with --force\n"
     )
+    code, _, said = command(
+        "show-detections", *options, "--force", "MODEL.CLASS_NAMES", ["bar", "square"]
+    )
+    assert code == 2 and "the same in another order" in said
 
 
 def test_visualize_writes_a_picture_per_image(tmp_path, command):
