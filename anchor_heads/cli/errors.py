@@ -8,10 +8,11 @@ from collections.abc import Callable
 from anchor_heads.errors import is_user_error
 
 USER_ERROR, INTERRUPTED = 2, 130
-# Of torch and Detectron2 about their own code.
+# Of torch and Detectron2 about their own code, of matplotlib about characters without a glyph.
 WARNINGS = (
     ("", DeprecationWarning),
     ("`torch.jit.script`", FutureWarning),
+    ("Glyph", UserWarning),
     ("torch.meshgrid", UserWarning),
     ("pkg_resources", UserWarning),
 )

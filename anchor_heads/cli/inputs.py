@@ -2,11 +2,14 @@
 
 import glob
 import os
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from anchor_heads.data.image_files import (
     STORED_FRAME,
@@ -19,6 +22,7 @@ from anchor_heads.data.image_files import (
 # What is looked for in folders. A file named by itself may end in anything.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+MIN_SHARE_OF_FRAMES = 0.9  # of a video; fewer are an error
 DEFAULT_FPS, MAX_FPS = 25.0, 240.0  # the default is for cameras and videos that do not say theirs
 
 
@@ -55,18 +59,24 @@ class Source:
         """Iterate over (H, W, 3) BGR images.
 
         Raises:
-            ImageFileError: if the file, or the rest of it, cannot be read.
+            ImageFileError: if the file, or the rest of it, cannot be read; of a video at its end.
         """
         if not self.is_video:
             yield read_record_image({**self.record, "file_name": self.label})
             return
-        capture = self._capture()
-        is_frame, frame = capture.read()
-        if not is_frame:
+        capture, num_read, seconds = self._capture(), 0, 0.0
+        while (read := capture.read())[0]:
+            num_read, seconds = num_read + 1, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            yield read[1]
+        if not num_read:
             raise ImageFileError(f"Cannot read {self.label}: OpenCV gets no frame of it")
-        while is_frame:
-            yield frame
-            is_frame, frame = capture.read()
+        # Some containers have no count: it is 0, or the duration at a frame rate that may change.
+        expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        if max(num_read, seconds * capture.get(cv2.CAP_PROP_FPS)) < MIN_SHARE_OF_FRAMES * expected:
+            raise ImageFileError(
+                f"Cannot read the rest of {self.label}: OpenCV gets {num_read} of "
+                f"{expected:.0f} frames; the file may be damaged or cut off"
+            )
 
     def _capture(self) -> cv2.VideoCapture:
         return cv2.VideoCapture(self.label if self.camera is None else self.camera)
@@ -117,6 +127,36 @@ def find_images(inputs: Iterable[str], output_folder: str | None = None) -> list
         if source.is_video:
             print(f"Skipped {source.label}: only anchor-heads predict reads videos")
     return images
+
+
+@contextmanager
+def passed_over(source: Source, unreadable: list[str]) -> Iterator[None]:
+    """Print an ImageFileError, and add the source to the unreadable ones, instead of raising."""
+    try:
+        yield
+    except ImageFileError as error:
+        unreadable.append(source.label)
+        tqdm.write(str(error), file=sys.stderr)
+
+
+@contextmanager
+def usable(source: Source, image: np.ndarray) -> Iterator[None]:
+    """Turn the ValueError of a model, such as for one row of pixels, into an ImageFileError."""
+    try:
+        yield
+    except ValueError as error:
+        height, width = image.shape[:2]
+        message = f"Cannot use {source.label}, of {height}x{width} pixels: {error}"
+        raise ImageFileError(message) from error
+
+
+def report_unreadable(unreadable: list[str], num_sources: int) -> int:
+    """Print what was passed over, and return the exit code of the command."""
+    if not unreadable:
+        return 0
+    print(f"{len(unreadable)} of {num_sources} inputs could not be read:")
+    print("\n".join(f"  {label}" for label in unreadable))
+    return 1
 
 
 def _in_folder(folder: str, output_folder: str | None) -> list[str]:

@@ -19,7 +19,6 @@ does not list are left out.
 """
 
 import math
-import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,11 +35,18 @@ from anchor_heads.cli.arguments import (
     score,
 )
 from anchor_heads.cli.errors import INTERRUPTED
-from anchor_heads.cli.inputs import Source, find_sources, match_images
+from anchor_heads.cli.inputs import (
+    Source,
+    find_sources,
+    match_images,
+    passed_over,
+    report_unreadable,
+    usable,
+)
 from anchor_heads.cli.outputs import CocoJson, Pictures, Window, picture_files
 from anchor_heads.data.coco_format import register_coco_format
 from anchor_heads.data.coco_json import clean_coco_dict
-from anchor_heads.data.image_files import ImageFileError
+from anchor_heads.export import is_exported
 from anchor_heads.predictor import annotated_categories, load_predictor, metadata_of, renamed
 from anchor_heads.visualization.drawing import (
     MAX_LONG_SIDE,
@@ -120,13 +126,11 @@ def run(args) -> int:
     if pictures.codec:
         print(f"The videos are coded in {pictures.codec}")
     report(args, cfg, threshold, done)
-    if done.unreadable:
-        print(f"{len(done.unreadable)} of {len(sources)} inputs could not be read:")
-        print("\n".join(f"  {label}" for label in done.unreadable))
+    code = report_unreadable(done.unreadable, len(sources))
     if done.is_stopped and args.camera is None:
         print(f"Stopped: the rest of {len(sources)} inputs is left out")
         return INTERRUPTED
-    return 1 if done.unreadable else 0
+    return code
 
 
 @dataclass
@@ -149,30 +153,23 @@ def predict(predictor, sources, outputs, score_threshold, done) -> None:
     numbers = [source.num_frames for source in sources]
     with tqdm(total=None if None in numbers else sum(numbers), unit="image") as progress:
         for source in sources:
-            try:
+            with passed_over(source, done.unreadable):
                 for index, image in enumerate(source.frames()):
-                    instances = run_model(predictor, image, source, score_threshold)
+                    with usable(source, image):
+                        instances = run_model(predictor, image, score_threshold)
                     for output in outputs:
                         output.write(source, index if source.is_video else None, image, instances)
                     done.num_frames += source.is_video
                     done.sizes[tuple(sorted(image.shape[:2]))] += 1
                     if instances.has("scores") and len(instances):
                         done.best_score = max(done.best_score, float(instances.scores.max()))
-                    progress.update()
-            except ImageFileError as error:
-                done.unreadable.append(source.label)
-                progress.write(str(error), file=sys.stderr)
-                progress.update(not source.is_video)
+                    progress.update(source.is_video)
+            progress.update(not source.is_video)
 
 
-def run_model(predictor, image, source, score_threshold):
+def run_model(predictor, image, score_threshold):
     """The detections with at least this score, or the proposals, on the CPU."""
-    try:
-        prediction = predictor(image)
-    except ValueError as error:  # of a size that cannot be resized, such as one row of pixels
-        height, width = image.shape[:2]
-        message = f"Cannot use {source.label}, of {height}x{width} pixels: {error}"
-        raise ImageFileError(message) from error
+    prediction = predictor(image)
     if "proposals" in prediction:
         return prediction["proposals"].to("cpu")
     instances = prediction["instances"].to("cpu")
@@ -184,7 +181,10 @@ def report(args, cfg, threshold, done) -> None:
     total = done.sizes.total()
     print(f"Predicted {total - done.num_frames} images and {done.num_frames} frames of videos")
     at_test = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    limits = [(*at_test, "for the model (INPUT.MIN_SIZE_TEST 0 keeps their size)")]
+    unchanged = "INPUT.MIN_SIZE_TEST 0 keeps their size"
+    if is_exported(cfg.MODEL.WEIGHTS):
+        unchanged = "exported with INPUT.MIN_SIZE_TEST 0, it keeps their size"
+    limits = [(*at_test, f"for the model ({unchanged})")]
     if args.output:
         where = f"in their pictures (long side: up to {MAX_LONG_SIDE})"
         limits.append((MIN_SHORT_SIDE, MAX_LONG_SIDE, where))

@@ -7,7 +7,8 @@
 - The detections, or the best proposals.
 
 The objects are the annotated ones where the image belongs to DATASETS.TEST or DATASETS.TRAIN, else
-the model's own detections or best proposals.
+the model's own detections or best proposals. What cannot be read is named and passed over, and the
+exit code is 1.
 
     anchor-heads visualize --config-file quick_start/free_anchor \\
         --weights output/quick_start/model_final.pth datasets/shapes/val/000002.jpg
@@ -15,7 +16,7 @@ the model's own detections or best proposals.
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
 from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, score
-from anchor_heads.cli.inputs import find_images
+from anchor_heads.cli.inputs import find_images, passed_over, report_unreadable, usable
 from anchor_heads.cli.outputs import picture_files, write_picture
 from anchor_heads.data.image_files import read_record_image
 from anchor_heads.data.image_records import ImageRecords
@@ -47,10 +48,16 @@ def run(args):
     predictor, categories = load_predictor(cfg)
     get_anchor_strategy(predictor.model)  # raises if there are no anchors to show
     metadata = metadata_of(cfg, categories)
-    for image_file, output in outputs.items():
-        record = records.find(image_file.label) or {"file_name": image_file.label}
-        image = read_record_image(record)
-        annotations = record.get("annotations")
-        picture = picture_of_anchors(predictor, image, metadata, annotations, args.score_threshold)
-        write_picture(output, picture)
-        print(f"Wrote {output}")
+    unreadable = []
+    for source, output in outputs.items():
+        record = records.find(source.label) or {"file_name": source.label}
+        objects = record.get("annotations")
+        with passed_over(source, unreadable):
+            image = read_record_image(record)
+            with usable(source, image):
+                picture = picture_of_anchors(
+                    predictor, image, metadata, objects, args.score_threshold
+                )
+            write_picture(output, picture)
+            print(f"Wrote {output}")
+    return report_unreadable(unreadable, len(images))

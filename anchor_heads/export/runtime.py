@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import warnings
 from collections.abc import Callable
 from zipfile import BadZipFile, ZipFile, is_zipfile
@@ -33,8 +34,11 @@ def _is_checkpoint(path: str) -> bool:
     """Whether a ``.pt`` file is of torch.save; one that is not there, or is damaged, is not."""
     if "://" in path:  # exported files are not read from addresses
         return True
-    if not is_zipfile(path):
+    if not os.path.isfile(path):
         return False
+    if not is_zipfile(path):
+        with open(path, "rb") as file:
+            return file.read(1) == pickle.PROTO  # as torch.save wrote before its version 1.6
     with ZipFile(path) as file:  # TorchScript has its constants in a file of their own
         return not any(name.endswith("/constants.pkl") for name in file.namelist())
 
@@ -74,11 +78,15 @@ class ExportedPredictor:
             dict[str, Instances]: "instances", as those of DefaultPredictor.
 
         Raises:
-            ValueError: if the model is for images of one size, and this is another one.
+            ValueError: if the model is for images of one size, and this is another one; if it fails
+                on this image.
         """
         height, width = original_image.shape[:2]
         image = self.prepare(original_image)
-        boxes, scores, classes = (torch.as_tensor(x) for x in self.run(image))
+        try:
+            boxes, scores, classes = (torch.as_tensor(x) for x in self.run(image))
+        except Exception as error:  # each runtime has its own
+            raise ValueError(f"the exported model fails on it: {first_line(error)}") from error
         instances = Instances(
             image.shape[1:], pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes
         )
@@ -132,7 +140,12 @@ def onnx_session(path: str):
             f"onnxruntime {onnxruntime.__version__} lacks an operator of {path}: export the model "
             f"with --plain-operators, or install a newer onnxruntime ({first_line(error)})"
         ) from error
-    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail) as error:
+    except (
+        errors.InvalidArgument,
+        errors.InvalidProtobuf,
+        errors.InvalidGraph,
+        errors.Fail,
+    ) as error:
         raise ValueError(f"{path} is not an ONNX model: {first_line(error)}") from error
 
 
@@ -155,6 +168,8 @@ def _load_torchscript(path):
 
 
 def _load_torch_export(path):
+    if not is_zipfile(path):  # torch would print its traceback
+        raise ValueError(f"{path} is not a torch.export model: it is not a ZIP archive")
     files = {METADATA_FILE: ""}
     try:
         model = torch.export.load(path, extra_files=files).module()

@@ -6,6 +6,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from .drawing import plain_text
+
 RECALL = np.linspace(0, 1, 101)
 DPI = 120
 # With more classes, curves cannot be told apart, and numbers have no place in their cells.
@@ -13,6 +15,7 @@ MAX_NAMED_CURVES = 10
 MAX_NUMBERED_CLASSES = 25
 
 
+@plain_text
 def plot_precision_recall(results: Sequence, path: str) -> None:
     """Draw the precision-recall curves of all classes at IoU 0.5, and their mean.
 
@@ -26,22 +29,27 @@ def plot_precision_recall(results: Sequence, path: str) -> None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
     colors = matplotlib.color_sequences["tab10"]
+    curves = []  # by themselves, names that start with "_" are not in the legend
     for i, result in enumerate(results):
-        label = f"{result.name}: {result.ap50:.3f}" if named else None
+        label = f"{result.name}: {result.ap50:.3f}"
         color, width = (colors[i], 1.5) if named else ("0.75", 0.7)
-        axes.plot(RECALL, result.precision, label=label, color=color, linewidth=width)
+        curve = axes.plot(RECALL, result.precision, label=label, color=color, linewidth=width)
+        curves += curve if named else []
         if named and result.best:
             axes.plot(result.best.recall, result.best.precision, "o", color=color, zorder=3)
     if results:
         mean = np.mean([result.precision for result in results], axis=0)
         ap50 = np.mean([result.ap50 for result in results])
-        axes.plot(RECALL, mean, "k", linewidth=2.5, label=f"mean of {len(results)}: {ap50:.3f}")
-        axes.legend(title="AP50" + (" (dot: best F1)" if named else ""), loc="lower left")
+        label = f"mean of {len(results)}: {ap50:.3f}"
+        curves += axes.plot(RECALL, mean, "k", linewidth=2.5, label=label)
+        title = "AP50 (dot: best F1)" if named else "AP50"
+        axes.legend(handles=curves, title=title, loc="lower left")
     axes.set_title("Precision and recall at IoU 0.5")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=DPI)
 
 
+@plain_text
 def plot_confusion_matrix(counts: np.ndarray, names: Sequence[str], path: str) -> None:
     """Draw a confusion matrix, coloured by the share of each annotated class.
 

@@ -21,15 +21,17 @@ from anchor_heads.data.image_files import read_record_image
 # Small images are enlarged so that labels can be read; huge ones are reduced.
 MIN_SHORT_SIDE = 320
 MAX_LONG_SIDE = 1333
-# What is drawn of an image's detections: more would hide the image.
+# What is drawn of an image's detections and proposals: more would hide the image.
 SCORE_THRESHOLD = 0.5
-MAX_DETECTIONS = 100
 MAX_PROPOSALS = 30
 # Of detections that all score less.
 MAX_BELOW_THRESHOLD = 5
 
 # From violet to yellow, without the darkest colours, which do not show on dark grey.
 COLORMAP = ListedColormap(matplotlib.colormaps["plasma"](np.linspace(0.2, 1, 256)))
+
+# Decorator of functions that draw names: in them "$" starts no formula.
+plain_text = matplotlib.rc_context({"text.parse_math": False})
 
 _DPI = 100  # an inch has 72 points
 _FONT_SIZE = 9  # points
@@ -81,7 +83,7 @@ def draw_detections(
         best = instances.objectness_logits.argsort(descending=True)[:MAX_PROPOSALS]
         boxes = instances.proposal_boxes.tensor[best].numpy()
         return _draw(image, boxes, labels=None, classes=range(len(boxes)), scale=scale)
-    instances = instances[instances.scores.argsort(descending=True)[:MAX_DETECTIONS]]
+    instances = instances[instances.scores.argsort(descending=True)]
     instances = instances[instances.scores >= score_threshold]
     classes = instances.pred_classes.tolist()
     labels = [
@@ -194,6 +196,7 @@ def _ground_truth_and_detections(image, ground_truth, instances, metadata, score
     ]
 
 
+@plain_text
 def draw_panels(panels: Sequence[Panel], columns: int) -> np.ndarray:
     """One picture of several, row by row, each below its caption and at the same scale.
 
@@ -226,6 +229,7 @@ def draw_panels(panels: Sequence[Panel], columns: int) -> np.ndarray:
     return cv2.imdecode(np.frombuffer(file.getbuffer(), np.uint8), cv2.IMREAD_COLOR)
 
 
+@plain_text
 def _draw(
     image, boxes, labels, classes, masks=None, keypoints=None, scale=None, metadata=None
 ) -> np.ndarray:

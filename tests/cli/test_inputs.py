@@ -1,4 +1,6 @@
 import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -79,6 +81,33 @@ def test_what_cannot_be_read_is_named(tmp_path):
     for source in sources:
         with pytest.raises(ImageFileError, match=f"Cannot read .*{source.label}"):
             list(source.frames())
+
+
+def test_a_video_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path, write_video):
+    chunks = Path(write_video(tmp_path / "clip.avi", num_frames=8)).read_bytes().split(b"00dc")
+    (tmp_path / "cut.avi").write_bytes(
+        b"00dc".join(chunks[:6])
+    )  # a header, which has one, and four frames
+    (source,) = find_sources([str(tmp_path / "cut.avi")])
+    frames = []
+    with pytest.raises(ImageFileError, match=r"rest of .*cut.avi: OpenCV gets 4 of 8 frames"):
+        frames.extend(source.frames())
+    assert len(frames) == 4
+
+
+@pytest.mark.parametrize("count, fps", [(0, 10), (-9e16, 10), (25, 60)])
+def test_the_frame_count_may_be_unknown_or_estimated(
+    tmp_path, write_video, monkeypatch, count, fps
+):
+    """As Matroska has it, here of 5 frames in 0.5 seconds; 60 is a changing rate at its highest."""
+    (source,) = find_sources([write_video(tmp_path / "clip.avi", num_frames=5)])
+    capture = cv2.VideoCapture(source.label)
+    said = {cv2.CAP_PROP_FRAME_COUNT: count, cv2.CAP_PROP_FPS: fps}
+    matroska = SimpleNamespace(
+        read=capture.read, get=lambda key: said[key] if key in said else capture.get(key)
+    )
+    monkeypatch.setattr(cv2, "VideoCapture", lambda file: matroska)
+    assert len(list(source.frames())) == 5
 
 
 ANNOTATED = {

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import cv2
+import numpy as np
 from tiny_run import write_model
 
 
@@ -61,9 +62,13 @@ def test_visualize_names_what_it_cannot_read(tmp_path, command):
 
     options = ["--output", tmp_path / "pictures"]
     image.write_bytes(image.read_bytes()[:100])
-    for file in (image, tmp_path / "annotations.json"):
-        code, _, said = command("visualize", config, "--weights", weights, file, *options)
-        assert code == 2 and f"error: Cannot read the image {file}" in said
+    strip = tmp_path / "strip.png"
+    cv2.imwrite(str(strip), np.zeros((1, 9000, 3), np.uint8))
+    files = [image, tmp_path / "annotations.json", strip, tmp_path / "1.png"]
+    code, said, warned = command("visualize", config, "--weights", weights, *files, *options)
+    assert code == 1 and said.startswith(f"Wrote {tmp_path / 'pictures/1_anchors.png'}\n3 of 4 inp")
+    assert all(f"Cannot read the image {file}" in warned for file in files[:2])
+    assert f"Cannot use {strip}, of 1x9000 pixels" in warned
 
 
 def test_visualize_says_that_there_are_no_anchors(tmp_path, command):

@@ -52,17 +52,21 @@ def test_exported_models_are_told_from_checkpoints(tmp_path):
     path = str(tmp_path / "a.pt")
     torch.save({"model": {"x": torch.ones(1)}}, path)
     assert not is_exported(path)
+    torch.save({"x": torch.ones(1)}, path, _use_new_zipfile_serialization=False)
+    assert not is_exported(path)
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), path)
     assert is_exported(path)
 
 
-def test_files_that_cannot_be_run(tmp_path):
+def test_files_that_cannot_be_run(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="there is no file .*m.onnx"):
         ExportedPredictor(str(tmp_path / "m.onnx"))
     for name, kind in (("m.onnx", "ONNX"), ("m.pt", "TorchScript"), ("m.pt2", "torch.export")):
-        (tmp_path / name).write_bytes(b"not a model")
-        with pytest.raises(ValueError, match=f"{name} is not an? {kind} model"):
-            ExportedPredictor(str(tmp_path / name))
+        for content in (b"not a model", b""):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name} is not an? {kind} model"):
+                ExportedPredictor(str(tmp_path / name))
+    assert capsys.readouterr().err == ""  # where torch prints its traceback
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.ones(1)), tmp_path / "m.pt")
     with pytest.raises(ValueError, match="m.pt was not made by anchor-heads export"):
         ExportedPredictor(str(tmp_path / "m.pt"))
@@ -81,6 +85,17 @@ def test_runtime_without_an_operator(tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="lacks an operator of .*m.onnx: .*--plain-operators"):
         ExportedPredictor(str(tmp_path / "m.onnx"))
+
+
+def test_an_image_that_a_model_fails_on_is_a_value_error(export):
+    predictor = ExportedPredictor(export("GuidedAnchorRetinaNet", "torchscript"))
+
+    def refuse(image):
+        raise RuntimeError("Runtime assertion failed\nat a node")
+
+    predictor.run = refuse
+    with pytest.raises(ValueError, match="model fails on it: Runtime assertion failed$"):
+        predictor(PICTURE)
 
 
 def test_missing_package_names_the_extra(export, monkeypatch):

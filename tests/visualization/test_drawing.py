@@ -143,6 +143,23 @@ def test_classes_without_names_are_numbered():
     assert (draw_detections(image(), found, others) != numbered).any()
 
 
+def test_names_are_no_formulas():
+    found = detections([[9, 9, 99, 99]], [0.9], [0])
+    pictures = [
+        draw_detections(image(), found, Metadata(thing_classes=[name])) for name in ("$_$", "$x$")
+    ]
+    assert (pictures[0] != pictures[1]).any()
+    assert draw_panels([Panel(image(), "$_$", "$_$")], columns=1).size
+
+
+def test_all_detections_are_drawn():
+    """However many: the model's limit is TEST.DETECTIONS_PER_IMAGE."""
+    found = detections(
+        [[9, 9, 99, 99]] * 100 + [[200, 200, 300, 300]], [0.9] * 100 + [0.6], [0] * 101
+    )
+    assert painted_area(draw_detections(image(), found, METADATA))[2] > 290
+
+
 def test_panels_are_in_reading_order_at_one_scale():
     images = [np.full((100, 200, 3), 60 * i, np.uint8) for i in range(3)]
     panels = [Panel(x, f"number {i}") for i, x in enumerate(images)]
