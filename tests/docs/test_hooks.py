@@ -43,7 +43,7 @@ def test_site_is_built_without_warnings(tmp_path, caplog):
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path)))
     assert [x.getMessage() for x in caplog.records if x.levelname in ("WARNING", "ERROR")] == []
     pages = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*.html")}
-    for page in ("index", "commands/index", "projects/free_anchor/index", "MODEL_ZOO/index"):
+    for page in ("index", "commands", "projects/free_anchor/index", "MODEL_ZOO"):
         assert f"{page}.html" in pages
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".py", ".yaml")]
     for name, path in pages.items():
@@ -51,6 +51,6 @@ def test_site_is_built_without_warnings(tmp_path, caplog):
         assert not re.search(r'(?:src|href)="(?:https?:)?//[^"]+\.(?:css|js|woff2?)', html), name
         text = re.sub(r"<(pre|code).*?</\1>", "", html, flags=re.DOTALL)
         assert "|---" not in text and "| ---" not in text and ":class:" not in text, name
-    keys = pages["config_keys/index.html"].read_text()
+    keys = pages["config_keys.html"].read_text()
     assert "BAG_SIZE" in keys and "SHAPE_IOU_THRESHOLDS" in keys
-    assert "GuidedAnchorRPN" in pages["api/models/index.html"].read_text()
+    assert "GuidedAnchorRPN" in pages["api/models.html"].read_text()
