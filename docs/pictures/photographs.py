@@ -12,6 +12,7 @@ import sys
 
 import cv2
 import numpy as np
+from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
 from anchor_heads.cli.arguments import add_config, load_config, parse, score
@@ -37,14 +38,16 @@ def main():
     records = ImageRecords(cfg)
     predictor, categories = load_predictor(cfg)
     metadata = metadata_of(cfg, categories)
+    of_anchors = Metadata(thing_classes=["IoU"] * len(categories))
     pictures = []
     for file in args.inputs:
         record = records.find(file)
         image = read_record_image(record)
         found = predictor(image)["instances"].to("cpu")
         anchors = best_anchors(predictor, image, record["annotations"])
-        shown = [draw(image, *x, metadata) for x in ((anchors, 0), (found, args.score_threshold))]
-        pictures.append(join(shown, axis=0))
+        above = draw(image, anchors, 0.0, of_anchors)
+        below = draw(image, found, args.score_threshold, metadata)
+        pictures.append(join([above, below], axis=0))
     cv2.imwrite(args.output, join(pictures, axis=1))
 
 
