@@ -52,7 +52,6 @@ LINES = [
     (f"show-detections {MODEL} --output x.xyz", "x.xyz does not end as a picture does"),
     (f"show-detections {MODEL} --output x", "x does not end as a picture does"),
     (f"visualize {MODEL}", "name at least one IMAGE"),
-    (f"visualize {MODEL} text.txt --output-dir x", "Cannot read the image text.txt"),
     (
         f"visualize {MODEL} clip.mp4 --output-dir x",
         "clip.mp4 is a video: only anchor-heads predict",
