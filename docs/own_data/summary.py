@@ -14,12 +14,18 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 
 DOCS = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 LIMITS = (30, 100, 300, 1000)
-RATIOS = ("to 2", "to 4", "to 8", "over 8")
+RATIOS = {
+    "to 2": "up to 2:1",
+    "to 4": "2:1 to 4:1",
+    "to 8": "4:1 to 8:1",
+    "over 8": "over 8:1",
+}
 PROPOSALS = {
     "rpn": "RPN, preset anchors",
     "rpn_suggested": "RPN, suggested anchors",
@@ -30,10 +36,6 @@ PROPOSALS = {
     "da_rpn": "DynamicAnchorRPN",
 }
 ONE_STAGE = {
-    "retinanet_p3": "RetinaNet on P3 to P5, preset anchors",
-    "retinanet_suggested_p3": "RetinaNet on P3 to P5, suggested anchors",
-    "ga_retinanet_p3": "GA-RetinaNet on P3 to P5",
-    "da_retinanet_p3": "DA-RetinaNet on P3 to P5",
     "retinanet": "RetinaNet, preset anchors",
     "retinanet_suggested": "RetinaNet, suggested anchors",
     "free_anchor": "FreeAnchor, preset anchors",
@@ -41,15 +43,18 @@ ONE_STAGE = {
     "ga_retinanet": "GA-RetinaNet",
     "da_retinanet": "DA-RetinaNet",
 }
-# Other localisation likelihoods of FreeAnchor.
-LIKELIHOODS = {
-    "free_anchor": "preset anchors, IoU^4 (recipe)",
-    "free_anchor_w075": "preset anchors, IoU^0.75",
-    "free_anchor_l1": "preset anchors, smooth L1",
-    "free_anchor_suggested": "suggested anchors, IoU^4 (recipe)",
-    "free_anchor_suggested_w075": "suggested anchors, IoU^0.75",
-    "free_anchor_suggested_l1": "suggested anchors, smooth L1",
-    "free_anchor_p3_w075": "preset anchors on P3 to P5, IoU^0.75",
+# With gradients clipped at 35, as the recipes of one-stage detectors had it at first.
+CLIPPED_AT_35 = {
+    "retinanet_p3_clip35": "RetinaNet on P3 to P5, preset anchors",
+    "retinanet_suggested_p3_clip35": "RetinaNet on P3 to P5, suggested anchors",
+    "ga_retinanet_p3_clip35": "GA-RetinaNet on P3 to P5",
+    "da_retinanet_p3_clip35": "DA-RetinaNet on P3 to P5",
+    **{f"{model}_clip35": title for model, title in ONE_STAGE.items()},
+    "free_anchor_w075_clip35": "FreeAnchor, preset anchors, IoU^0.75",
+    "free_anchor_l1_clip35": "FreeAnchor, preset anchors, smooth L1",
+    "free_anchor_suggested_w075_clip35": "FreeAnchor, suggested anchors, IoU^0.75",
+    "free_anchor_suggested_l1_clip35": "FreeAnchor, suggested anchors, smooth L1",
+    "free_anchor_p3_w075_clip35": "FreeAnchor on P3 to P5, preset anchors, IoU^0.75",
 }
 TWO_STAGE = {
     "faster_rcnn": "RPN, preset anchors",
@@ -89,47 +94,64 @@ STEPS = {"receipts": {
     }),
     "RetinaNet, suggested anchors": ("AP", {
         "retinanet_suggested": "recipe",
+        "retinanet_clip1": "gradients clipped at 1",
+        "retinanet_clip35": "gradients clipped at 35",
+    }),
+    "RetinaNet, suggested anchors, clipped at 35": ("AP", {
         "retinanet_prior": "PRIOR_PROB 0.01, as published",
         "retinanet_lr2": "twice the learning rate",
-        "retinanet_clip5": "gradients clipped at 5",
         "retinanet_scratch": "from random weights, no stage frozen",
     }),
     "FreeAnchor, suggested anchors": ("AP", {
         "free_anchor_suggested": "recipe",
+        "free_anchor_clip1": "gradients clipped at 1",
+        "free_anchor_clip35": "gradients clipped at 35",
+    }),
+    "FreeAnchor, suggested anchors, clipped at 35": ("AP", {
         "free_anchor_w2": "IoU^2 as localisation likelihood",
         "free_anchor_w075": "IoU^0.75 as localisation likelihood",
         "free_anchor_l1": "localisation likelihood from smooth L1, as published",
         "free_anchor_t4": "boxes count from IoU 0.4 on",
         "free_anchor_lr2": "twice the learning rate",
-        "free_anchor_clip5": "gradients clipped at 5",
     }),
     "GA-RetinaNet": ("AP", {
         "ga_retinanet": "recipe",
+        "ga_retinanet_clip1": "gradients clipped at 1",
+        "ga_retinanet_clip35": "gradients clipped at 35",
+        "ga_retinanet_iou5": "-log IoU as box loss",
+        "ga_retinanet_smooth": "smooth L1 as box loss, as in RetinaNet",
+        "ga_retinanet_thr46": "IoU thresholds 0.4 and 0.6",
+    }),
+    "GA-RetinaNet, clipped at 35": ("AP", {
         "ga_retinanet_init": "initial std 0.01 and one IoU threshold, as published",
         "ga_retinanet_l1": "initial std 0.01, one IoU threshold and the published box loss",
         "ga_retinanet_iou": "-log IoU as box loss",
         "ga_retinanet_half": "sizes of half, 8 to 102 pixels",
         "ga_retinanet_small": "sizes for the smallest objects, 6 to 406 pixels",
         "ga_retinanet_lr2": "twice the learning rate",
-        "ga_retinanet_clip5": "gradients clipped at 5",
     }),
     "DA-RetinaNet": ("AP", {
         "da_retinanet": "recipe",
+        "da_retinanet_clip35": "gradients clipped at 35",
+    }),
+    "DA-RetinaNet, clipped at 35": ("AP", {
+        "da_retinanet_lr2": "twice the learning rate",
         "da_retinanet_init": "initial std 0.01, as published, and IoU thresholds 0.4 and 0.5",
         "da_retinanet_init_thresholds": "initial std 0.01 and one IoU threshold, as published",
-        "da_retinanet_init_prior": "weights and PRIOR_PROB from 0.01, as published",
+    }),
+    "DA-RetinaNet, clipped at 35, initial std 0.01, IoU thresholds 0.4 and 0.5": ("AP", {
+        "da_retinanet_init_prior": "PRIOR_PROB 0.01, as published",
         "da_retinanet_top5": "at most 5 positives per object (not in the package)",
         "da_retinanet_weights": "every object has the same weight (not in the package)",
-        "da_retinanet_lr2": "twice the learning rate",
-        "da_retinanet_clip5": "gradients clipped at 5",
     }),
 }, "bccd": {
     "RetinaNet": ("AP", {
         "retinanet": "recipe",
-        "retinanet_clip5": "gradients clipped at 5",
+        "retinanet_clip1": "gradients clipped at 1",
+        "retinanet_clip35": "gradients clipped at 35",
     }),
-    "FreeAnchor": ("AP", {
-        "free_anchor": "recipe",
+    "FreeAnchor, clipped at 35": ("AP", {
+        "free_anchor_clip35": "the other settings of the recipe",
         "free_anchor_w2": "IoU^2 as localisation likelihood",
         "free_anchor_w075": "IoU^0.75 as localisation likelihood",
         "free_anchor_l1": "localisation likelihood from smooth L1, as published",
@@ -137,11 +159,13 @@ STEPS = {"receipts": {
 }, "aquarium": {
     "FreeAnchor": ("AP", {
         "free_anchor": "recipe",
+        "free_anchor_clip35": "gradients clipped at 35",
+    }),
+    "FreeAnchor, clipped at 35": ("AP", {
         "free_anchor_bag20": "20 anchors in a bag",
         "free_anchor_alpha": "negative term three times the weight of the positive",
         "free_anchor_t4": "boxes count from IoU 0.4 on",
         "free_anchor_lr2": "twice the learning rate",
-        "free_anchor_clip5": "gradients clipped at 5",
     }),
 }}  # fmt: skip
 COMMAND = "python docs/own_data/measure.py --data DIR --weights tf_efficientnet_lite0.pth"
@@ -219,7 +243,7 @@ def tables(results) -> None:
         for name, names, first, metrics in (
             ("proposals", PROPOSALS, "proposal generator", recall),
             ("detection", ONE_STAGE, "model", precision),
-            ("likelihoods", LIKELIHOODS, "FreeAnchor", precision),
+            ("clipped_at_35", CLIPPED_AT_35, "model", precision),
             ("two_stage", TWO_STAGE, "Faster R-CNN with proposals of", precision),
         ):
             write_runs(data, name, runs, names, [first, *metrics], [_metric(x) for x in metrics])
@@ -231,7 +255,7 @@ def tables(results) -> None:
         runs,
         PROPOSALS,
         ["AR@100 by longer over shorter side"]
-        + [f"{ratio} ({objects[ratio]['objects']} objects)" for ratio in RATIOS],
+        + [f"{name} ({objects[x]['objects']} objects)" for x, name in RATIOS.items()],
         [lambda x, r=r: last(x)["by aspect ratio"][r]["AR@100"] for r in RATIOS],
     )
 
@@ -243,12 +267,13 @@ def summary(results: dict[str, Runs]) -> None:
     rows = [
         [ONE_STAGE[model], *(_of_seeds(_metric("AP"), x) for x in runs[model])] for model in SUMMARY
     ]
-    seeds = sorted({len(x) for of_data in runs.values() for x in of_data if x})
+    seeds = sorted({len(x) for of_data in runs.values() for x in of_data if len(x) > 1})
     text = (
-        f"AP: mean (minimum to maximum) of {' or '.join(map(str, seeds))} seeds; – = the preset "
-        "anchors fit. EfficientNet-Lite0 from ImageNet, a short side of 240 pixels, short "
-        "trainings. Preset anchors fit the text lines of receipts badly "
-        "and blood cells well; of the animals in an aquarium they miss the smallest."
+        f"AP: mean (minimum to maximum) of {' or '.join(map(str, seeds))} seeds; without a range, "
+        "of one; – = not measured, as preset anchors reach almost all objects. EfficientNet-Lite0 "
+        "from ImageNet, a short side of 240 pixels, short trainings. Preset anchors fit the text "
+        "lines of receipts badly and blood cells well; of the animals in an aquarium they miss the "
+        "smallest."
     )
     write_table("summary", text, ["model", *names.values()], rows)
 
@@ -272,18 +297,39 @@ def mean(values) -> float:
     return sum(values) / len(values)
 
 
+def style(model: str) -> dict:
+    """Colour by method; dashed and hatched with suggested anchors, dotted if as published."""
+    methods = ("free_anchor", "ga_", "da_")
+    colour = next((i for i, name in enumerate(methods, 1) if model.startswith(name)), 0)
+    line = "--" if model.endswith("_suggested") else ":" if model.endswith("_published") else "-"
+    return {"color": f"C{colour}", "linestyle": line}
+
+
+def plot_lines(axes, runs: Runs, names: dict[str, str], xs, value) -> None:
+    """A line for each measured model through the means of its seeds, with their range.
+
+    Args:
+        value (callable): takes a result and one of ``xs``, returns a number.
+    """
+    for model, title in names.items():
+        if model in runs:
+            values = np.array([[value(x, at) for at in xs] for x in runs[model]])
+            line = values.mean(axis=0)
+            spread = np.stack([line - values.min(axis=0), values.max(axis=0) - line])
+            axes.errorbar(xs, line, spread, marker="o", capsize=2, label=title, **style(model))
+
+
 def plots(results) -> None:
     """Recall against the number of proposals, recall by aspect ratio, and AP over iterations."""
     runs = results["receipts"]
-    proposals = [(model, title) for model, title in PROPOSALS.items() if model in runs]
     _, axes = plt.subplots(figsize=(6, 4))
-    for model, title in proposals:
-        recall = [mean(last(x)[f"AR@{k}"] for x in runs[model]) for k in LIMITS]
-        axes.plot(LIMITS, recall, marker="o", label=title)
+    plot_lines(axes, runs, PROPOSALS, LIMITS, lambda x, k: last(x)[f"AR@{k}"])
     axes.set(xscale="log", xlabel="proposals per image", ylabel="AR", xticks=LIMITS)
     axes.set_xticklabels(LIMITS)
+    axes.minorticks_off()
     _save(axes, "recall")
 
+    proposals = [(model, title) for model, title in PROPOSALS.items() if model in runs]
     _, axes = plt.subplots(figsize=(6, 4))
     width = 0.8 / len(proposals)
     for i, (model, title) in enumerate(proposals):
@@ -291,23 +337,25 @@ def plots(results) -> None:
             mean(last(x)["by aspect ratio"][ratio]["AR@100"] for x in runs[model])
             for ratio in RATIOS
         ]
-        axes.bar([x + i * width for x in range(len(RATIOS))], recall, width, label=title)
+        colour, line = style(model).values()
+        hatch = {"--": "///", ":": "..."}.get(line)
+        xs = [x + i * width for x in range(len(RATIOS))]
+        axes.bar(xs, recall, width, label=title, color=colour, hatch=hatch, edgecolor="white")
     axes.set(xlabel="longer over shorter side of the object", ylabel="AR@100")
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(RATIOS))], RATIOS)
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(RATIOS))], RATIOS.values())
     _save(axes, "by_ratio")
 
     _, axes = plt.subplots(figsize=(6, 4))
-    for model, title in ONE_STAGE.items():
-        if model in runs:
-            iterations = sorted(runs[model][0]["curve"], key=int)
-            ap = [mean(x["curve"][i]["AP"] for x in runs[model]) for i in iterations]
-            axes.plot([int(i) for i in iterations], ap, marker="o", label=title)
-    axes.set(xlabel="iterations", ylabel="AP")
+    iterations = sorted(map(int, runs["retinanet"][0]["curve"]))
+    plot_lines(axes, runs, ONE_STAGE, iterations, lambda x, i: x["curve"][str(i)]["AP"])
+    axes.set(xlabel="iterations", ylabel="AP", xticks=iterations)
     _save(axes, "curve")
 
 
 def _save(axes, name):
-    axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2)
+    axes.legend(
+        fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncol=2, handlelength=3.5
+    )
     axes.grid(alpha=0.3)
     axes.figure.tight_layout()
     axes.figure.savefig(DOCS / "pictures" / f"own_data_{name}.png", dpi=110)
