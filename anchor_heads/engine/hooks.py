@@ -108,7 +108,7 @@ class EvalHook(hooks.EvalHook):
         return self.function()
 
     def after_train(self):
-        if self.last_evaluated != self.trainer.iter:
+        if self.last_evaluated + 1 != self.trainer.iter:
             super().after_train()
         del self.function  # as Detectron2's: it may hold the trainer, which holds this hook
 

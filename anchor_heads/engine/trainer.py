@@ -293,7 +293,7 @@ class Trainer(DefaultTrainer):
             with self._rescue.after_any_end():
                 TrainerBase.train(self, self.start_iter, self.max_iter)
         except EndOfTraining as reason:
-            logger.info(f"The training ends after iteration {self.iter}: {reason}")
+            logger.info(f"The training ends after iteration {self.iter - 1}: {reason}")
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
@@ -311,7 +311,8 @@ class Trainer(DefaultTrainer):
         except EndOfTraining:
             self._batch_norms.average()
             self.checkpointer.save("model_final", iteration=self.iter)
-            self.max_iter = self.iter + 1  # so that what comes after a training does
+            self.iter += 1  # as after the last iteration, so that what comes after a training does
+            self.max_iter = self.iter
             raise
 
     def _saver_of_average(self, average: WeightAverage) -> HookBase:

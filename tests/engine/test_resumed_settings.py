@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog
 from tiny_run import (
     Record,
     arguments,
+    last_metrics,
     load_weights,
     train,
     write_config,
@@ -126,30 +127,34 @@ def assert_equal(weights, others):
 def ends_early(tmp_path, monkeypatch):
     """The config of a run whose second evaluation is the best, and whose fourth is the last."""
     write_data_set(tmp_path)
-    overrides = ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 50]
+    overrides = ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 5, "SOLVER.MAX_ITER", 50]
     overrides += ["SOLVER.EARLY_STOP_PATIENCE", 2, "SOLVER.EMA_DECAY", 0.9]
+    overrides += ["SOLVER.CHECKPOINT_PERIOD", 10, "SOLVER.BASE_LR", 0.001]
     values = iter(x for value in (1.0, 3.0, 2.0, 3.0) for x in (value, value))  # the average's, too
-    monkeypatch.setattr(
-        "anchor_heads.engine.Trainer.test",
-        classmethod(lambda cls, cfg, model: {"bbox": {"AP": next(values)}}),
-    )
+    for name, found in (
+        ("test", lambda *_: {"bbox": {"AP": next(values)}}),
+        ("run_extra_evaluations", lambda *_: {"bbox_TTA": {"AP": 4.0}}),
+    ):
+        monkeypatch.setattr(f"anchor_heads.engine.Trainer.{name}", classmethod(found))
     return write_config(tmp_path, overrides=overrides)
 
 
 @pytest.mark.parametrize("metric", ["bbox/AP", "bbox_EMA/AP"])
 def test_the_best_checkpoint_and_an_early_end(tmp_path, ends_early, metric):
     trainer = train(arguments(ends_early, "TEST.BEST_METRIC", metric))
-    assert trainer.iter == 3
+    assert trainer.iter == trainer.max_iter == 20
     output = tmp_path / "output"
-    best, then = (torch.load(output / f"{x}.pth") for x in ("model_best", "model_0000001"))
-    assert best["iteration"] == then["iteration"] == 1
+    best, then = (torch.load(output / f"{x}.pth") for x in ("model_best", "model_0000009"))
+    assert best["iteration"] == then["iteration"] == 9
     average = then["trainer"]["hooks"]["WeightAverage"]
     average = {name.removeprefix("module."): x for name, x in average.items() if "." in name}
     assert not torch.equal(average["head.cls_score.weight"], then["model"]["head.cls_score.weight"])
     assert_equal(best["model"], then["model"] if metric == "bbox/AP" else average)
     for name in ("model_final", "model_final_ema"):
-        assert torch.load(output / f"{name}.pth")["iteration"] == 3
+        assert torch.load(output / f"{name}.pth")["iteration"] == 19
     assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    # Metrics are written every 20 iterations, those after the training by themselves.
+    assert last_metrics(output).items() >= {"bbox/AP": 3.0, "bbox_TTA/AP": 4.0}.items()
 
 
 def test_expected_results_decide_the_exit_of_a_run_that_ends_early(ends_early):
@@ -160,14 +165,14 @@ def test_expected_results_decide_the_exit_of_a_run_that_ends_early(ends_early):
 
 
 @pytest.mark.parametrize(
-    "flag, metric, best, last",
+    "flag, metric, best, num_iterations",
     [
-        ("--resume", "bbox/AP", {"iteration": 0, "value": 5.0}, 2),
-        ("--resume", "bbox/AP50", {"iteration": 1, "value": 30.0}, 3),  # another metric
-        ("--force", "bbox/AP", {"iteration": 0, "value": 3.0}, 2),  # another run
+        ("--resume", "bbox/AP", {"iteration": 0, "value": 5.0}, 3),
+        ("--resume", "bbox/AP50", {"iteration": 1, "value": 30.0}, 4),  # another metric
+        ("--force", "bbox/AP", {"iteration": 0, "value": 3.0}, 3),  # another run
     ],
 )
-def test_the_best_value_is_resumed(tmp_path, monkeypatch, flag, metric, best, last):
+def test_the_best_value_is_resumed(tmp_path, monkeypatch, flag, metric, best, num_iterations):
     """The checkpoint to resume from is written before the evaluation after the same step."""
     write_data_set(tmp_path)
     overrides = ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 1, "SOLVER.MAX_ITER", 50]
@@ -186,7 +191,7 @@ def test_the_best_value_is_resumed(tmp_path, monkeypatch, flag, metric, best, la
     with pytest.raises(ZeroDivisionError):
         train(arguments(config), Killed(""))
     trainer = train(arguments(config, "TEST.BEST_METRIC", metric, flags=(flag,)))
-    assert trainer.iter == last
+    assert trainer.iter == num_iterations
     found = torch.load(tmp_path / "output/model_best.pth")
     assert {"iteration": found["iteration"], "value": found["best"]["value"]} == best
 
