@@ -48,8 +48,9 @@ def check_resumed_config(
         optimizer (Optimizer): of the model.
 
     Raises:
-        ValueError: if the checkpoint is of another model or optimizer, or of the same classes in
-            another order; names the keys that differ.
+        ValueError: if the checkpoint is of another model or optimizer, of the same classes in
+            another order, or of another batch size where epochs are counted; names the keys that
+            differ.
     """
     with whole_state(path):
         checkpoint = read_entries(path)
@@ -58,10 +59,17 @@ def check_resumed_config(
         saved = step["optimizer"]["param_groups"]
         shapes = {name: x.shape for name, x in checkpoint["model"].items()}
         changed = changed_keys(checkpoint.get("config", ""), cfg)
-    if not 0 < done <= cfg.SOLVER.MAX_ITER:
+    if cfg.SOLVER.MAX_EPOCHS and "SOLVER.IMS_PER_BATCH" in changed:
         raise ValueError(
-            f"--resume: {path} is from after {done} iterations, and SOLVER.MAX_ITER is "
-            f"{cfg.SOLVER.MAX_ITER}. Write a larger one."
+            f"--resume: {_describe(changed, ['SOLVER.IMS_PER_BATCH'])} The iterations of {path} "
+            "would count as more or fewer epochs than they were: resume with that batch size, or "
+            "write the length in iterations, with SOLVER.MAX_EPOCHS 0 and SOLVER.MAX_ITER."
+        )
+    if not 0 < done <= cfg.SOLVER.MAX_ITER:
+        key = "SOLVER.MAX_EPOCHS" if cfg.SOLVER.MAX_EPOCHS else "SOLVER.MAX_ITER"
+        raise ValueError(
+            f"--resume: {path} is from after {done} iterations, and the run has "
+            f"{cfg.SOLVER.MAX_ITER}: write a larger {key}."
         )
     fits = shapes == {name: x.shape for name, x in model.state_dict().items()}
     kinds = [

@@ -58,9 +58,14 @@ logger = logging.getLogger(__name__)
 
 # Detectron2 builds WarmupStepWithFixedGammaLR, too, which fails with an IndexError at the end.
 LR_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR")
-TRAIN_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
-# They read DATASETS.TRAIN_REPEAT_FACTOR, a key that Detectron2's own config lacks.
-WEIGHTED_SAMPLERS = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
+# Sampler -> the key of DATALOADER or DATASETS that it reads and Detectron2's own config lacks.
+TRAIN_SAMPLERS = {
+    "TrainingSampler": None,
+    "RepeatFactorTrainingSampler": None,
+    "RandomSubsetTrainingSampler": "RANDOM_SUBSET_RATIO",
+    "WeightedTrainingSampler": "TRAIN_REPEAT_FACTOR",
+    "WeightedCategoryTrainingSampler": "TRAIN_REPEAT_FACTOR",
+}
 
 
 class Trainer(DefaultTrainer):
@@ -151,8 +156,8 @@ class Trainer(DefaultTrainer):
 
         A loader of another kind starts anew when a run is resumed.
         """
-        weighted = WEIGHTED_SAMPLERS if "TRAIN_REPEAT_FACTOR" in cfg.DATASETS else ()
-        samplers = TRAIN_SAMPLERS + weighted
+        keys = {None, *cfg.DATALOADER, *cfg.DATASETS}
+        samplers = [name for name, key in TRAIN_SAMPLERS.items() if key in keys]
         check_choice("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, samplers)
         return build_train_loader(cfg)
 

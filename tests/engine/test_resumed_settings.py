@@ -55,7 +55,12 @@ def test_settings_of_the_config_take_effect(config, caplog):
             "another model. MODEL.META_ARCHITECTURE was FreeAnchorRetinaNet and is RetinaNet",
         ),
         (["MODEL.FPN.OUT_CHANNELS", 32], "another model. MODEL.FPN.OUT_CHANNELS was 16 and is 32"),
-        (["SOLVER.MAX_ITER", 1], "is from after 2 iterations, and SOLVER.MAX_ITER is 1"),
+        (["SOLVER.MAX_ITER", 1], "from after 2 iterations, and the run has 1: .*larger SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_EPOCHS", 0.1], "and the run has 1: write a larger SOLVER.MAX_EPOCHS"),
+        (
+            ["SOLVER.MAX_EPOCHS", 2, "SOLVER.IMS_PER_BATCH", 4],
+            "SOLVER.IMS_PER_BATCH was 2 and is 4. .* more or fewer epochs .*SOLVER.MAX_EPOCHS 0",
+        ),
         (["SOLVER.WEIGHT_DECAY_BIAS", 0.5], "other groups. .*SOLVER.WEIGHT_DECAY_BIAS was None"),
     ],
 )

@@ -58,6 +58,7 @@ def test_evaluating_without_training(tmp_path, make_config):
         ("SOLVER.LR_SCHEDULER_NAME", "WarmupStepWithFixedGammaLR", "write for example 'WarmupM"),
         ("DATALOADER.SAMPLER_TRAIN", "Repeat", "SAMPLER_TRAIN is .*'RepeatFactorTrainingSampler'"),
         ("DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler", "for example 'TrainingSampler'"),
+        ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler", "example 'TrainingSampler'"),
         ("TEST.BEST_METRIC", "bbox/ap", "BEST_METRIC is 'bbox/ap'; write for example 'bbox/AP'"),
         ("TEST.BEST_METRIC", "bbox/AP-baar", "BEST_METRIC is .* for example 'bbox/AP-bar'"),
         ("TEST.BEST_METRIC", "segm/AP", "BEST_METRIC is 'segm/AP'; write for example 'bbox/AP'"),
