@@ -264,12 +264,20 @@ def _voc_splits(source) -> Iterator[Split]:
     for name in SPLITS:
         path = os.path.join(source, "ImageSets", "Main", f"{name}.txt")
         if os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                stems = frozenset(_listed_stem(line.split()[0]) for line in file if line.strip())
             listed = True
-            yield Split(name, images, [(images, annotations)], stems)
+            yield Split(name, images, [(images, annotations)], _listed_stems(path, images))
     if not listed:
         yield Split("all", images, [(images, annotations)])
+
+
+def _listed_stems(path, images):
+    """The names of images in a list, of which some are followed by a flag, -1, 0 or 1."""
+    there = set(map(_stem, os.listdir(images)))
+    with open(path, encoding="utf-8-sig") as file:
+        names = [line.strip() for line in file if line.strip()]
+    without_flag = (re.sub(r"\s+(-1|0|1)$", "", name) for name in names)
+    pairs = ([_listed_stem(x) for x in pair] for pair in zip(names, without_flag, strict=True))
+    return frozenset(whole if whole in there else part for whole, part in pairs)
 
 
 def _listed_stem(name):
@@ -330,6 +338,11 @@ def _yaml(source) -> dict:
             f"{file.name}: the keys of 'names' are {shorten(list(names))}: write the numbers that "
             "the text files have, from 0 on, with a name for each"
         )
+    for name in names.values() if isinstance(names, dict) else names or ():
+        if isinstance(name, bool) or name is None:
+            raise ValueError(
+                f"{file.name}: YAML takes a name in 'names' for {name}: put it in quotes"
+            )
     return content
 
 

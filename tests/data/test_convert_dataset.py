@@ -72,6 +72,19 @@ def test_pascal_voc_with_parts(tmp_path):
     assert train.class_names == val.class_names
 
 
+def test_lists_of_pascal_voc_as_editors_write_them(tmp_path):
+    """Blanks in names, one of which ends like a flag, and a byte order mark."""
+    write_voc(tmp_path, "JPEGImages", "Annotations")
+    for name in ("JPEGImages/1.jpg", "Annotations/1.xml"):
+        (tmp_path / name).rename(tmp_path / name.replace("1.", "my image 1."))
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_bytes("\ufeff3\r\nmy image 1\r\n".encode())
+    (report,) = convert_dataset(str(tmp_path), str(tmp_path / "out"))
+    assert list(contents(report)) == ["3.jpg", "my image 1.jpg"]
+    assert report.num_objects == 3
+
+
 def test_blanks_around_the_names_of_pascal_voc_are_no_part_of_them(tmp_path):
     write_voc(tmp_path, ".", ".")
     xml = (tmp_path / "3.xml").read_text()
@@ -175,6 +188,7 @@ def test_yolo_with_a_part_of_several_folders(tmp_path, monkeypatch, folders):
     [
         ("names: {0: person, 2: car, 7: truck}", "the keys of 'names' are 0, 2, 7: write the numb"),
         ("names: {1: a, 2: b}", "data.yaml: the keys of 'names' are 1, 2"),
+        ("names: [off, on]", "YAML takes a name in 'names' for False: put it in quotes"),
         ("names: [a, a]", "categories 1 and 2 have the same 'name', a: give each a name"),
         ("names: [a, b]\ntrain: train.txt", "data.yaml: train is 'train.txt': only folders of im"),
         ("names: [a, b]\ntrain: [images, train.txt]", "only folders of images can be converted"),

@@ -55,7 +55,10 @@ def test_settings_of_the_config_take_effect(config, caplog):
             "another model. MODEL.META_ARCHITECTURE was FreeAnchorRetinaNet and is RetinaNet",
         ),
         (["MODEL.FPN.OUT_CHANNELS", 32], "another model. MODEL.FPN.OUT_CHANNELS was 16 and is 32"),
-        (["SOLVER.MAX_ITER", 1], "from after 2 iterations, and the run has 1: .*larger SOLVER.MAX_ITER"),
+        (
+            ["SOLVER.MAX_ITER", 1],
+            "from after 2 iterations, and the run has 1: .*larger SOLVER.MAX_ITER",
+        ),
         (["SOLVER.MAX_EPOCHS", 0.1], "and the run has 1: write a larger SOLVER.MAX_EPOCHS"),
         (
             ["SOLVER.MAX_EPOCHS", 2, "SOLVER.IMS_PER_BATCH", 4],
