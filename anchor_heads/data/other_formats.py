@@ -32,8 +32,9 @@ def how_to_convert(path: str) -> str:
     if found is None:
         return "It is a folder, not a file." if os.path.isdir(path) else ""
     folder = os.path.dirname(path) if os.path.isfile(path) else path
-    while {"Annotations", "labels"} & set(folder.split(os.sep)):
+    while {"Annotations", "ImageSets", "labels"} & set(folder.split(os.sep)):
         folder = os.path.dirname(folder)
+    found = recognize_format(folder) or found  # the lists of Pascal VOC are text files, too
     # The classes may be beside the folders of the splits, each with its own "labels".
     parent = os.path.dirname(folder)
     if found == YOLO and not _has_files(folder, ".yaml") and _has_files(parent, ".yaml"):

@@ -373,9 +373,13 @@ class Trainer(DefaultTrainer):
         """
         if not cfg.TEST.BEST_METRIC or cls is not Trainer:
             return
-        if not cfg.DATASETS.TEST:
-            raise ValueError("TEST.BEST_METRIC needs a test set: DATASETS.TEST is empty.")
-        check_choice("TEST.BEST_METRIC", cfg.TEST.BEST_METRIC, metric_names(cfg))
+        names = metric_names(cfg)
+        if not names:
+            raise ValueError(
+                "TEST.BEST_METRIC needs a test set with annotated objects, and DATASETS.TEST is "
+                f"{cfg.DATASETS.TEST}."
+            )
+        check_choice("TEST.BEST_METRIC", cfg.TEST.BEST_METRIC, names)
 
     @classmethod
     def check_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> None:

@@ -67,7 +67,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
 
 
 def metric_names(cfg: CfgNode) -> list[str]:
-    """Names of the results that :func:`build_evaluator`'s evaluators give during a training."""
+    """Names of the results that :func:`build_evaluator`'s evaluators give during a training.
+
+    Of test sets without objects there are none.
+    """
     is_proposals = issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), ProposalNetwork)
     tasks = {"box_proposals": RECALLS} if is_proposals else {"bbox": COCO_METRICS["bbox"]}
     if cfg.MODEL.MASK_ON:
@@ -76,6 +79,9 @@ def metric_names(cfg: CfgNode) -> list[str]:
         tasks["keypoints"] = COCO_METRICS["keypoints"]
     names = []
     for dataset in cfg.DATASETS.TEST:
+        ground_truth = _cleaned_ground_truth(dataset)
+        if ground_truth is not None and not ground_truth.get("annotations"):
+            continue
         prefix = f"{dataset}/" if len(cfg.DATASETS.TEST) > 1 else ""
         classes = MetadataCatalog.get(dataset).get("thing_classes", [])
         of_classes = [f"AP-{name}" for name in classes if len(classes) > 1 and not is_proposals]

@@ -358,6 +358,7 @@ def test_the_quick_start_without_its_data(tmp_path, monkeypatch):
     "files, found",
     [
         (["Annotations/1.xml", "JPEGImages/1.jpg"], "Pascal VOC"),
+        (["Annotations/1.xml", "ImageSets/Main/train.txt"], "Pascal VOC"),
         (["1.xml"], "Pascal VOC"),
         (["data.yaml", "train/images/1.jpg"], "YOLO"),
         (["labels/train/1.txt"], "YOLO"),
@@ -372,7 +373,8 @@ def test_folders_of_other_formats(coco, save, config, tmp_path, files, found):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     cfg = config(train=["own"])
-    inner = [x for x in ("Annotations/1.xml", "train/labels") if (tmp_path / "other" / x).exists()]
+    inner = ("Annotations/1.xml", "ImageSets/Main/train.txt", "train/labels")
+    inner = [x for x in inner if (tmp_path / "other" / x).exists()]
     for path in ("other", *(f"other/{x}" for x in inner)):
         cfg.DATASETS.COCO_FORMAT = [("other", str(tmp_path / path), str(tmp_path))]
         cfg.DATASETS.TRAIN = ("other",)

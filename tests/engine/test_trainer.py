@@ -1,5 +1,6 @@
 """The trainer: what it refuses, and what its evaluation and pictures give."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tiny_run import (
     write_data_set,
 )
 
+from anchor_heads.data.checks import check_datasets
 from anchor_heads.engine import Trainer, load_config, setup
 from anchor_heads.evaluation import metric_names
 
@@ -83,9 +85,22 @@ def test_trainers_of_ones_own_may_have_other_metrics(make_config):
         pass
 
     cfg = load_config(arguments(make_config(), "TEST.BEST_METRIC", "accuracy"))
+    check_datasets(cfg)
     OwnTrainer.check_best_metric(cfg)
     with pytest.raises(ValueError, match="TEST.BEST_METRIC is 'accuracy'"):
         Trainer.check_best_metric(cfg)
+
+
+def test_a_test_set_without_objects_has_no_best_metric(tmp_path, make_config):
+    config = make_config("FreeAnchorRetinaNet", "TEST.BEST_METRIC", "bbox/AP")
+    coco = json.loads((tmp_path / "annotations.json").read_text())
+    (tmp_path / "empty.json").write_text(json.dumps({**coco, "annotations": []}))
+    sets = [
+        (name, str(tmp_path / f"{name}.json"), str(tmp_path)) for name in ("annotations", "empty")
+    ]
+    overrides = ["DATASETS.COCO_FORMAT", sets, "DATASETS.TRAIN", ("annotations",)]
+    with pytest.raises(ValueError, match="needs a test set with annotated objects, .*'empty'"):
+        trainer_for(config, *overrides, "DATASETS.TEST", ("empty",))
 
 
 def test_the_names_of_metrics_are_those_of_the_results(make_config):
