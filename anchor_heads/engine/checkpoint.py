@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import socket
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -57,9 +56,8 @@ class AtomicCheckpointer(DetectionCheckpointer):
         """
         try:
             super().save(name, **self.extra, **kwargs)
-        except (OSError, RuntimeError) as error:  # PyTorch hides a full disk in a RuntimeError
-            free = shutil.disk_usage(self.save_dir).free
-            if getattr(error, "errno", None) != errno.ENOSPC and free > _bytes_of(self.model):
+        except (OSError, RuntimeError) as error:
+            if not _is_of_full_disk(error):
                 raise
             path = os.path.join(self.save_dir, f"{name}.pth")
             raise OSError(
@@ -275,8 +273,13 @@ def _how_to_go_on(folder: str) -> str:
     )
 
 
-def _bytes_of(model: torch.nn.Module) -> int:
-    return sum(x.numel() * x.element_size() for x in model.state_dict().values())
+def _is_of_full_disk(error: BaseException | None) -> bool:
+    """PyTorch hides a full disk in a RuntimeError, which it raises while it handles the first."""
+    while error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__context__
+    return False
 
 
 @contextmanager

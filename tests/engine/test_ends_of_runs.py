@@ -1,10 +1,12 @@
 """However a run ends, a checkpoint of its last whole step is left, and only good ones are named."""
 
 import errno
+import io
 import os
 import re
 import signal
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -194,10 +196,17 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path, config, processes):
     assert "go on with --resume" in said
 
 
-def test_a_full_disk_says_so(tmp_path, config, monkeypatch):
-    def no_space(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
+class FullDisk(io.RawIOBase):
+    def write(self, content):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("no_space", [no_space, lambda *_: nullcontext(FullDisk())])
+def test_a_full_disk_says_so(tmp_path, config, monkeypatch, no_space):
     with pytest.raises(OSError, match="No space left on the disk to write .*model_0000003.pth"):
         train(
             arguments(config, "SOLVER.CHECKPOINT_PERIOD", 4),
