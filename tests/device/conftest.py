@@ -18,3 +18,9 @@ def device(request) -> str:
     else:
         pytest.skip("runs in a process of its own, see test_simulated_device.py")
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def float32_convolutions(monkeypatch):
+    """By default a GPU rounds the input of convolutions to TF32, three decimal digits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

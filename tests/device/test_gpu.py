@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torchvision
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -82,21 +81,24 @@ def test_mixed_precision_has_the_losses_of_float32(config, dtype):
 
 
 @pytest.mark.parametrize("groups", [1, 4])
-def test_deformable_convolution_equals_torchvision_in_values_and_gradients(groups):
-    x = torch.randn(2, 16, 13, 17, device=DEVICE)
-    offset = torch.randn(2, groups * 18, 13, 17, device=DEVICE) * 3
-    weight = torch.randn(8, 16, 3, 3, device=DEVICE)
+def test_deformable_convolution_has_the_values_and_gradients_of_the_cpu(groups):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [
+        (2, 16, 13, 17),
+        (2, groups * 18, 13, 17),
+        (8, 16, 3, 3),
+        (8,),
+        (2, groups * 9, 13, 17),
+    ]
+    x, offset, *others = (torch.randn(shape, generator=generator) for shape in shapes)
     results = []
-    for function, arguments_ in (
-        (deform_conv2d, {}),
-        (torchvision.ops.deform_conv2d, {"padding": 1}),
-    ):
-        leaves = [t.clone().requires_grad_() for t in (x, offset, weight)]
-        out = function(*leaves, **arguments_)
+    for device in ("cpu", DEVICE):  # our own, and torchvision's
+        leaves = [t.detach().to(device).requires_grad_() for t in (x, 3 * offset, *others)]
+        out = deform_conv2d(*leaves)
         out.square().sum().backward()
-        results.append([out, *(leaf.grad for leaf in leaves)])
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-2)
+        results.append([t.cpu() for t in (out, *(leaf.grad for leaf in leaves))])
+    for found, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
 
 
 def test_deformable_convolution_at_chosen_locations_equals_that_of_the_map():

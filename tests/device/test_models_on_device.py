@@ -51,7 +51,7 @@ def on_both(name, device):
 
 
 def step(model):
-    """The losses of a training step, and the gradient of the last parameter."""
+    """The losses of a training step, and the gradients."""
     model.train()
     torch.manual_seed(0)
     with EventStorage():
@@ -84,8 +84,8 @@ def test_a_training_step_has_the_losses_and_gradients_of_the_cpu(device, name):
     moved_losses, moved_gradients = step(moved)
     assert moved_losses == pytest.approx(losses, rel=1e-4)
     for gradient, moved_gradient in zip(gradients, moved_gradients, strict=True):
-        scale = gradient.abs().max()
-        assert (moved_gradient - gradient).abs().max() <= 1e-3 * scale + 1e-7
+        # Not entry by entry: rounding lets a few values pass a ReLU on one device only.
+        assert (moved_gradient - gradient).norm() <= 1e-2 * gradient.norm() + 1e-7
 
 
 @pytest.mark.parametrize("name", ONE_STAGE + TWO_STAGE)
