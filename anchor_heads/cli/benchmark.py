@@ -11,6 +11,9 @@
 Ratios are to the first model of the same kind: one-stage detectors, proposal networks, two-stage
 detectors. The parts, and how random weights, locations and objects stand for real ones, are
 documented in anchor_heads/analysis/benchmark/__init__.py. Close all other programs first.
+
+The output is written after each step. A model that fails in a workload is left out there, and the
+command ends with 1.
 """
 
 import itertools
@@ -106,9 +109,13 @@ def run(args):
         "configs": args.config_file,
         "overrides": args.opts,
         "repeats": args.repeats,
-        "runs": measure(models, workloads(args), args.repeats, args.runtime),
     }
-    print(describe(report))
-    if args.output:
-        with open_output(args.output) as file:
-            json.dump(report, file, indent=1)
+
+    def save(results):
+        if args.output:
+            with open_output(args.output) as file:
+                json.dump({**report, "runs": results}, file, indent=1)
+
+    results = measure(models, workloads(args), args.repeats, args.runtime, save)
+    print(describe({**report, "runs": results}))
+    return int(any(x["failed"] for x in results))

@@ -1,6 +1,7 @@
 """Models in turn, and the ratios between them."""
 
 import copy
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -8,7 +9,6 @@ from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from torch import nn
@@ -25,7 +25,10 @@ from anchor_heads.analysis.benchmark.workload import (
     run,
 )
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.errors import first_line
 from anchor_heads.export import SUFFIXES, ExportedPredictor, compile_model, export_model
+
+logger = logging.getLogger(__name__)
 
 WARMUP_TURNS = 2
 WHOLE = "whole"
@@ -46,8 +49,11 @@ def measure(
     workloads: Sequence[Workload],
     repeats: int,
     runtimes: Sequence[str] = (),
+    save: Callable[[list[dict]], object] = lambda results: None,
 ) -> list[dict]:
     """Measure models side by side.
+
+    A model that fails in a workload, as for lack of memory, is left out there.
 
     Args:
         cfgs (dict[str, CfgNode]): the models' configs by name.
@@ -56,13 +62,15 @@ def measure(
         repeats (int): turns, after WARMUP_TURNS to warm up.
         runtimes (sequence of str): of RUNTIMES, besides eager PyTorch, for training those that
             compile; they are measured as a whole.
+        save (callable): takes what is returned, as far as it is known: after each workload, and
+            after the memory of each model.
 
     Returns:
         list[dict]: for each workload its fields, and as "models" by name: "seconds" of the whole
         and of each part in each turn; "ratios" of these to the "baseline", the first model of the
         same kind (one-stage, proposals alone, or two-stage), as quartiles; "peak_memory" of the
-        whole in bytes, where it can be measured. All ready for JSON. A model that the GPU has no
-        memory for is left out.
+        whole in bytes, where it can be measured. As "failed" by name the error of each model that
+        is left out. All ready for JSON.
 
     Raises:
         TypeError, ValueError: if a model cannot be measured.
@@ -76,62 +84,74 @@ def measure(
     models = {name: build_measured_model(x, workloads[0].image_size) for name, x in cfgs.items()}
     if not any(get_anchor_strategy(model).predicts_locations for model in models.values()):
         workloads = list(dict.fromkeys(x._replace(kept=None) for x in workloads))
-    results = [_measure(models, workload, repeats, runtimes) for workload in workloads]
+    results = []
+    for workload in workloads:
+        results.append(_measure(models, workload, repeats, runtimes))
+        save(results)
     for name, cfg in cfgs.items():
         modules = sorted({type(x).__module__ for x in models.pop(name).modules()})
         peaks = peak_memory(cfg, workloads, modules)
         for result, peak in zip(results, peaks, strict=True):
             if name in result["models"] and peak is not None:
                 result["models"][name]["peak_memory"] = {WHOLE: peak}
+        save(results)
     return results
 
 
 def _measure(models, workload, repeats, runtimes) -> dict:
     """In every turn all models are run whole, and then all models part by part."""
-    functions, kinds = {}, {}
+    functions, kinds, turns, failed = {}, {}, {}, {}
     if workload.training:
         runtimes = [x for x in runtimes if RUNTIMES[x][0] == "compile"]
     with ExitStack() as contexts:
         contexts.enter_context(compiled_for_every_size())
         for name, model in models.items():
             contexts.enter_context(kept_locations(model, workload))
+            one_stage = get_anchor_strategy(model).one_stage
             for runtime in [None, *runtimes]:
-                warm = _warmed_up(model, workload, runtime)
-                if warm:
-                    label = f"{name} ({runtime})" if runtime else name
-                    functions[label] = warm
-                    one_stage = get_anchor_strategy(model).one_stage
-                    kinds[label] = one_stage, isinstance(model, GeneralizedRCNN)
-        turns = {name: [] for name in functions}
+                label = f"{name} ({runtime})" if runtime else name
+                kinds[label] = one_stage, isinstance(model, GeneralizedRCNN)
+                functions[label] = _functions(model, workload, runtime)
+                for _ in range(WARMUP_TURNS):
+                    _turn({label: functions[label]}, failed)
         for _ in range(repeats):
-            whole = {name: _seconds(run_whole) for name, (run_whole, _) in functions.items()}
-            for name, (_, run_by_part) in functions.items():
-                turns[name].append({WHOLE: whole[name], **run_by_part()})
+            for label, seconds in _turn(functions, failed).items():
+                turns.setdefault(label, []).append(seconds)
     results, baselines = {}, {}
-    for name, kind in kinds.items():
+    for name in [x for x in functions if x not in failed]:
         seconds = {part: [turn[part] for turn in turns[name]] for part in turns[name][0]}
-        baseline = baselines.setdefault(kind, name)
+        baseline = baselines.setdefault(kinds[name], name)
         ratios = _ratios(seconds, results[baseline]["seconds"]) if name != baseline else {}
         results[name] = {"seconds": seconds, "baseline": baseline, "ratios": ratios}
-    return {**workload._asdict(), "models": results}
+    return {**workload._asdict(), "models": results, "failed": failed}
 
 
-def _warmed_up(model, workload, runtime) -> tuple[Callable, Callable] | None:
-    """What runs a model as a whole, and what returns the seconds of its parts; None if the GPU has
-    too little memory for it."""
+def _turn(
+    functions: dict[str, tuple[Callable, Callable]], failed: dict[str, str]
+) -> dict[str, dict[str, float]]:
+    """The seconds of each model, whole and by part; of models that fail now the error is added to
+    ``failed``, and those in it are left out."""
+    results = {}
+    for whole in (True, False):
+        for name, (run_whole, run_by_part) in functions.items():
+            if name in failed:
+                continue
+            try:
+                seconds = {WHOLE: _seconds(run_whole)} if whole else run_by_part()
+            except Exception as error:
+                logger.exception(f"{name} failed and is left out of this workload.")
+                failed[name] = f"{type(error).__name__}: {first_line(error)}"
+            else:
+                results.setdefault(name, {}).update(seconds)
+    return {name: seconds for name, seconds in results.items() if name not in failed}
+
+
+def _functions(model, workload, runtime) -> tuple[Callable, Callable]:
+    """What runs a model as a whole, and what returns the seconds of its parts."""
     batch = make_batch(model.train(workload.training), workload)
     if runtime:
-        functions = in_runtime(runtime, model, batch), dict
-    else:
-        functions = tuple(partial(x, model, batch, workload.dtype) for x in (run, seconds_by_part))
-    try:
-        for _ in range(WARMUP_TURNS):
-            for function in functions:
-                function()
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
-    return functions
+        return in_runtime(runtime, model, batch), dict
+    return tuple(partial(x, model, batch, workload.dtype) for x in (run, seconds_by_part))
 
 
 def in_runtime(name: str, model: nn.Module, batch: list[dict]) -> Callable[[], object]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import logging
 import multiprocessing
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from anchor_heads.analysis.benchmark.workload import (
     make_batch,
     run,
 )
+
+logger = logging.getLogger(__name__)
 
 # From <malloc.h>. With fixed thresholds glibc gives larger blocks back to Linux as soon as they are
 # freed, so that none are left over from an earlier workload.
@@ -36,8 +39,8 @@ def peak_memory(
         modules (sequence of str): what is imported first, to register the classes of the model.
 
     Returns:
-        list[int or None]: bytes, for each workload; None where the GPU has too few, and on the CPU
-        of a system that is not Linux.
+        list[int or None]: bytes, for each workload; None where the model fails, as for lack of
+        memory, and on the CPU of a system that is not Linux.
     """
     if torch.device(cfg.MODEL.DEVICE).type == "cuda":
         return _peaks(cfg, workloads)
@@ -72,7 +75,8 @@ def _peaks(cfg, workloads) -> list[int | None]:
                 for _ in range(2):  # the first run also makes what later ones keep
                     run(model, batch, workload.dtype)
                 peaks.append(_peak(device) - before)
-        except torch.OutOfMemoryError:
+        except Exception:
+            logger.exception("The memory of a workload is not known.")
             peaks.append(None)
     return peaks
 

@@ -3,11 +3,11 @@
 import statistics
 
 from anchor_heads.analysis.benchmark.measure import WHOLE
-from anchor_heads.analysis.reports import device_name, markdown_table
+from anchor_heads.analysis.reports import device_name, markdown_table, markdown_text
 
 
 def describe(report: dict) -> str:
-    """A report as Markdown: how it was made, and a table for each workload.
+    """A report as Markdown: how it was made, and for each workload a table and what failed.
 
     Args:
         report (dict): "command" (str), "repeats" (int), "runs" (see
@@ -18,9 +18,16 @@ def describe(report: dict) -> str:
         f"`{report['command']}`: medians of {report['repeats']} turns, {device_name(report)}, "
         f"torch {report['torch']}, {report['date'][:10]}."
     )
-    return "\n\n".join(
-        [origin, *(f"{describe_workload(x)}:\n\n{table(x)}" for x in report["runs"])]
-    )
+    parts = [origin]
+    for run in report["runs"]:
+        parts.append(f"{describe_workload(run)}:")
+        if run["models"]:
+            parts.append(table(run))
+        parts += [
+            f"{markdown_text(name)} failed: {markdown_text(error)}"
+            for name, error in run["failed"].items()
+        ]
+    return "\n\n".join(parts)
 
 
 def describe_workload(run: dict) -> str:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -97,18 +99,39 @@ def test_models_take_turns(tmp_path, monkeypatch):
     assert called[-8:] == [a, b, f"{a} by part", f"{b} by part"] * 2
 
 
-def test_a_model_that_the_device_is_too_small_for_is_left_out(tmp_path, monkeypatch):
-    original = measure_module.run
+@pytest.mark.parametrize("good_runs", [0, 1, 5])  # fails at first, while warming up, in a turn
+def test_a_model_that_fails_is_left_out(tmp_path, monkeypatch, good_runs):
+    original, done = measure_module.run, []
 
     def run(model, batch, dtype):
-        if len(batch) > 1 and type(model).__name__ == "FreeAnchorRetinaNet":
-            raise torch.OutOfMemoryError
+        if len(batch) == 2 and type(model).__name__ == "FreeAnchorRetinaNet":
+            if len(done) == good_runs:
+                raise torch.OutOfMemoryError("CUDA out of memory.\nDetails")
+            done.append(1)
         return original(model, batch, dtype)
 
     monkeypatch.setattr(measure_module, "run", run)
     cfgs = configs(tmp_path, a="RetinaNet", b="FreeAnchorRetinaNet")
-    results = measure(cfgs, [Workload(SIZE, batch_size=x) for x in (1, 2)], repeats=1)
-    assert [list(x["models"]) for x in results] == [["a", "b"], ["a"]]
+    results = measure(cfgs, [Workload(SIZE, batch_size=x) for x in (1, 2, 3)], repeats=4)
+    assert [list(x["models"]) for x in results] == [["a", "b"], ["a"], ["a", "b"]]
+    error = {"b": "OutOfMemoryError: CUDA out of memory."}
+    assert [x["failed"] for x in results] == [{}, error, {}]
+
+
+def test_results_are_saved_as_they_come(tmp_path):
+    saved = []
+    cfgs = configs(tmp_path, a="RetinaNet", b="FreeAnchorRetinaNet")
+    results = measure(
+        cfgs,
+        [Workload(SIZE, batch_size=x) for x in (1, 2)],
+        repeats=1,
+        save=lambda results: saved.append(copy.deepcopy(results)),
+    )
+    with_memory = [
+        [sum("peak_memory" in x for x in y["models"].values()) for y in z] for z in saved
+    ]
+    assert with_memory == [[0], [0, 0], [1, 1], [2, 2]]
+    assert saved[-1] == results
 
 
 def test_training_on_masks_is_refused(tmp_path):

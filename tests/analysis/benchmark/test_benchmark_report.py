@@ -19,6 +19,7 @@ RUN = {
             "ratios": {"whole": [1, 2, 4], "head": [0.25, 0.5, 1]},
         },
     },
+    "failed": {},
 }
 
 
@@ -58,3 +59,11 @@ def test_training_and_several_baselines():
     assert "A GPU, torch" in text
     assert "\nTraining step, 8 image(s) of 64x96, bfloat16, 10 objects each:\n" in text
     assert rows(text)[0][3] == "/ baseline (quartiles)"
+
+
+def test_models_that_failed_are_named():
+    failed = {"c": "OutOfMemoryError: CUDA out of memory."}
+    said = "c failed: OutOfMemoryError: CUDA out of memory."
+    assert describe(report(RUN | {"failed": failed})) == f"{describe(report(RUN))}\n\n{said}"
+    *_, alone = describe(report(RUN | {"models": {}, "failed": failed})).split("\n\n")
+    assert alone == said
