@@ -172,14 +172,6 @@ class AtomicCheckpointer(DetectionCheckpointer):
             )
         return self.load(path, complete=not random_weights)
 
-    def checkpoint_to_resume(self) -> str:
-        """The path of the checkpoint that ``last_checkpoint`` names; "" if there is none at all.
-
-        Raises:
-            ValueError: if it is not there or not whole. The message names the newest that is.
-        """
-        return checkpoint_to_resume(self.save_dir)
-
 
 def _check_weights(weights, file: str) -> None:
     is_dict = isinstance(weights, dict) and bool(weights)
@@ -197,7 +189,14 @@ def _is_array(x) -> bool:
 
 
 def checkpoint_to_resume(folder: str) -> str:
-    """See :meth:`AtomicCheckpointer.checkpoint_to_resume`."""
+    """The path of the checkpoint that ``last_checkpoint`` names; "" if there is none at all.
+
+    Args:
+        folder (str): OUTPUT_DIR.
+
+    Raises:
+        ValueError: if it is not there or not whole. The message names the newest that is.
+    """
     tag = os.path.join(folder, LAST_CHECKPOINT)
     if not os.path.isfile(tag):
         if newest_whole_checkpoint(folder):

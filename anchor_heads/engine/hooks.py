@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
+from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.visualization.drawing import ground_truth_beside_detections
 
 
@@ -120,7 +121,12 @@ class BestModel(hooks.BestCheckpointer):
     """
 
     def __init__(
-        self, period: int, checkpointer: AtomicCheckpointer, metric: str, data_sets: Sequence[str]
+        self,
+        period: int,
+        checkpointer: AtomicCheckpointer,
+        metric: str,
+        data_sets: Sequence[str],
+        step: TrainStep,
     ):
         """
         Args:
@@ -128,9 +134,11 @@ class BestModel(hooks.BestCheckpointer):
             checkpointer (AtomicCheckpointer): of the model that is evaluated.
             metric (str): name in the storage, such as "bbox/AP"; higher is better.
             data_sets (sequence[str]): DATASETS.TEST; values of others cannot be compared.
+            step (TrainStep): of the trainer; names the run.
         """
         super().__init__(period, checkpointer, metric)
         self.data_sets = list(data_sets)
+        self.step = step
 
     def before_train(self):
         path = os.path.join(self._checkpointer.save_dir, f"{self._file_prefix}.pth")
@@ -146,8 +154,11 @@ class BestModel(hooks.BestCheckpointer):
 
     def _of(self) -> dict:
         """What values must have in common to be compared."""
-        run = self.trainer.run_id
-        return {"metric": self._val_metric, "data_sets": self.data_sets, "run_id": run}
+        return {
+            "metric": self._val_metric,
+            "data_sets": self.data_sets,
+            "run_id": self.step.run_id,
+        }
 
 
 class EndOfTraining(BaseException):
@@ -193,11 +204,13 @@ class EndOfStep(HookBase):
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, on_stop: Callable[[], None]):
+    def __init__(self, step: TrainStep, on_stop: Callable[[], None]):
         """
         Args:
+            step (TrainStep): of the trainer; the processes agree on a signal in it.
             on_stop (callable): called in every process before the run ends.
         """
+        self.step = step
         self.on_stop = on_stop
         self.last_complete = -1
         self.is_in_step = False
@@ -214,7 +227,7 @@ class EndOfStep(HookBase):
     def after_step(self):
         self.is_in_step = False
         self.last_complete = self.trainer.iter
-        if number := self.trainer.stop_signal:
+        if number := self.step.stop_signal:
             self.on_stop()
             raise SystemExit(128 + number)
 
@@ -227,8 +240,8 @@ class EndOfStep(HookBase):
         if os.getpid() != self._process:  # a worker of the data loader, which inherits this
             if number == signal.SIGTERM:
                 os._exit(128 + number)
-        elif self.is_in_step and not self.trainer.requested_signal:
-            self.trainer.requested_signal = number
+        elif self.is_in_step and not self.step.requested_signal:
+            self.step.requested_signal = number
         else:
             raise SystemExit(128 + number)
 

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from anchor_heads.engine.checkpoint import AtomicCheckpointer, read_entries
+from anchor_heads.engine.checkpoint import AtomicCheckpointer, checkpoint_to_resume, read_entries
 from anchor_heads.engine.config_values import check_device
 from anchor_heads.engine.hooks import AverageBatchNorms
 from anchor_heads.engine.rescue import Rescue
@@ -184,7 +184,7 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
             hooks.PeriodicWriter(writers, period=cfg.train.log_period) if is_main else None,
         ]
     )
-    path = checkpointer.checkpoint_to_resume() if resume else ""
+    path = checkpoint_to_resume(cfg.train.output_dir) if resume else ""
     if path:
         with whole_state(path):
             check_resumed_state(path, read_entries(path)["trainer"], optimizer)

@@ -44,7 +44,7 @@ class Rescue:
         self.step = step
         self.checkpointer = checkpointer
         self.batch_norms = batch_norms
-        self.end_of_step = EndOfStep(self._save_on_signal)
+        self.end_of_step = EndOfStep(step, self._save_on_signal)
         """A hook for the trainer to register."""
 
     @property

@@ -22,7 +22,7 @@ import anchor_heads
 from anchor_heads.data.checks import check_class_order, check_datasets
 from anchor_heads.data.loader import build_train_loader, run_seed
 from anchor_heads.data.mapper import DatasetMapper
-from anchor_heads.engine.checkpoint import AtomicCheckpointer
+from anchor_heads.engine.checkpoint import AtomicCheckpointer, checkpoint_to_resume
 from anchor_heads.engine.config_values import check_choice
 from anchor_heads.engine.hooks import (
     AverageBatchNorms,
@@ -42,9 +42,9 @@ from anchor_heads.engine.resume import (
     check_resumed_config,
     optimizer_settings,
     resume_loader,
-    scale_to_epochs,
     whole_state,
 )
+from anchor_heads.engine.schedule import scale_to_epochs
 from anchor_heads.engine.setup import setup
 from anchor_heads.engine.trackers import build_trackers
 from anchor_heads.engine.train_step import TrainStep
@@ -224,7 +224,11 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.BEST_METRIC and comm.is_main_process():
             checkpointer = AtomicCheckpointer(best, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
             best_model = BestModel(
-                cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
+                cfg.TEST.EVAL_PERIOD,
+                checkpointer,
+                cfg.TEST.BEST_METRIC,
+                cfg.DATASETS.TEST,
+                self._trainer,
             )
             evaluating.append(best_model)
         if cfg.SOLVER.EARLY_STOP_PATIENCE:
@@ -243,25 +247,6 @@ class Trainer(DefaultTrainer):
         """This process's images of the current iteration, as the mapper made them."""
         return self._trainer.batch
 
-    @property
-    def run_id(self) -> str:
-        """See :class:`TrainStep`."""
-        return self._trainer.run_id
-
-    @property
-    def stop_signal(self) -> int:
-        """See :class:`TrainStep`."""
-        return self._trainer.stop_signal
-
-    @property
-    def requested_signal(self) -> int:
-        """See :class:`TrainStep`."""
-        return self._trainer.requested_signal
-
-    @requested_signal.setter
-    def requested_signal(self, number: int) -> None:
-        self._trainer.requested_signal = number
-
     def resume_or_load(self, resume=True):
         """Same as Detectron2's, with settings of the config that take effect in a resumed run.
 
@@ -272,7 +257,7 @@ class Trainer(DefaultTrainer):
             ValueError: if ``last_checkpoint`` is missing or names no whole checkpoint, or the
                 checkpoint is of another model or optimizer.
         """
-        path = self.checkpointer.checkpoint_to_resume() if resume else ""
+        path = checkpoint_to_resume(self.cfg.OUTPUT_DIR) if resume else ""
         if not path:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
             return
@@ -417,7 +402,7 @@ class Trainer(DefaultTrainer):
         model = cls.build_model(cfg)
         cls.check_extra_evaluations(cfg, model)
         checkpointer = AtomicCheckpointer(model, cfg.OUTPUT_DIR)
-        path = checkpointer.checkpoint_to_resume() if resume else ""
+        path = checkpoint_to_resume(cfg.OUTPUT_DIR) if resume else ""
         path = path or cfg.MODEL.WEIGHTS
         checkpoint = checkpointer.load_to_evaluate(path, random_weights)
         check_class_order(path, checkpoint.get("class_names"), cfg, cfg.DATASETS.TEST)

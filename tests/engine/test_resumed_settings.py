@@ -4,7 +4,6 @@ import logging
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
 from tiny_run import (
     Record,
     arguments,
@@ -15,8 +14,7 @@ from tiny_run import (
     write_data_set,
 )
 
-from anchor_heads.config import get_cfg
-from anchor_heads.engine.resume import check_resumed_state, scale_to_epochs
+from anchor_heads.engine.resume import check_resumed_state
 
 
 @pytest.fixture
@@ -75,29 +73,6 @@ def test_another_run_is_refused(tmp_path, config, overrides, message):
 
 
 # --- features that are off by default ---
-
-
-def test_length_in_epochs(tmp_path):
-    write_data_set(tmp_path)  # 12 images
-    overrides = ["SOLVER.MAX_EPOCHS", 0.75, "SOLVER.IMS_PER_BATCH", 1]
-    overrides += ["SOLVER.MAX_ITER", 100, "SOLVER.STEPS", (60, 80)]
-    trainer = train(arguments(write_config(tmp_path, overrides=overrides)))
-    assert trainer.max_iter == trainer.iter == 9
-    assert trainer.cfg.SOLVER.STEPS == (5, 7)
-
-
-def test_epochs_are_of_the_images_that_the_loader_keeps():
-    """Of two images, one without a visible keypoint."""
-    objects = [{"iscrowd": 0, "category_id": 0, "keypoints": [1, 1, v]} for v in (0, 2)]
-    DatasetCatalog.register("keypoints", lambda: [{"annotations": [x]} for x in objects])
-    try:
-        cfg = get_cfg()
-        cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_EPOCHS = ("keypoints",), 1, 5.0
-        assert scale_to_epochs(cfg).SOLVER.MAX_ITER == 10
-        cfg.MODEL.KEYPOINT_ON = True
-        assert scale_to_epochs(cfg).SOLVER.MAX_ITER == 5
-    finally:
-        DatasetCatalog.remove("keypoints")
 
 
 def test_the_average_of_the_weights(tmp_path):

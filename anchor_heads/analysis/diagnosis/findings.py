@@ -22,7 +22,7 @@ from anchor_heads.analysis.recipe import recipe
 from anchor_heads.data.checks import num_classes_key
 from anchor_heads.data.coco_json import CONVERTED
 from anchor_heads.data.image_files import STORED_FRAME
-from anchor_heads.engine.resume import num_iterations
+from anchor_heads.engine.schedule import num_iterations
 from anchor_heads.errors import shorten
 from anchor_heads.modeling.timm_backbone import is_pretrained_by_timm, is_timm
 
