@@ -76,15 +76,7 @@ class MixedImages(Dataset):
             mixup (float): probability that another image is laid over it.
             copy_paste (float): probability that objects of another image are pasted into it.
             with_masks (bool): whether the model predicts masks.
-
-        Raises:
-            ValueError: if records have "sem_seg_file_name": semantic segmentation is not mixed.
         """
-        if any("sem_seg_file_name" in dataset[i] for i in range(len(dataset))):
-            raise ValueError(
-                "INPUT.MOSAIC, INPUT.MIXUP and INPUT.COPY_PASTE do not mix semantic segmentation, "
-                "which the data set has: set them to 0"
-            )
         self.dataset = dataset
         self.mapper = mapper
         self.mosaic = mosaic
