@@ -166,15 +166,16 @@ def _plot(title, axis_labels, ticks, heights, top=None) -> Markup:
         figure = Figure(figsize=(4.2, 3.2), layout="constrained")
         axes = figure.subplots()
         width = 0.8 / len(heights)
+        bars = []  # by themselves, names that start with "_" are not in the legend
         for i, (name, values) in enumerate(heights.items()):
             offset = width * (i - (len(heights) - 1) / 2)
             # A kind of box that the model does not have leaves a gap.
             values = values or [np.nan] * len(ticks)
-            axes.bar(np.arange(len(ticks)) + offset, values, width, label=name)
+            bars.append(axes.bar(np.arange(len(ticks)) + offset, values, width, label=name))
         axes.set(title=title, xlabel=axis_labels[0], ylabel=axis_labels[1])
         axes.set_ylim(top=top)
         axes.set_xticks(range(len(ticks)), map(str, ticks))
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(handles=bars, loc="outside lower center", ncols=2, frameon=False)
         file = io.StringIO()
         no_metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
         figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)

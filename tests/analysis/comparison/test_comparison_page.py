@@ -102,6 +102,12 @@ def test_the_page_has_the_numbers(report):
         assert row in page.rows
 
 
+def test_names_with_an_underscore_are_in_the_legends(report):
+    report["models"][0]["name"] = "_first"
+    page = html_page(report, [])
+    assert sum(part.count(">_first<") for part in re.findall("<svg.*?</svg>", page, re.S)) == 5
+
+
 def test_the_page_needs_no_other_file(report):
     pictures = {x["name"]: [("data:image/jpeg;base64,AAAA", "an anchor")] for x in report["models"]}
     text = html_page(report, [ImagePictures("a<b.jpg", pictures)])
