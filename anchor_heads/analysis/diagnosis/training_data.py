@@ -12,7 +12,10 @@ from itertools import chain
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+)
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BoxMode
 
@@ -101,9 +104,13 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
     """
     _check_readable(cfg)
     records = list(chain.from_iterable(map(DatasetCatalog.get, cfg.DATASETS.TRAIN)))
-    num_images = len(records)
+    num_left_out = len(records)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = filter_images_with_only_crowd_annotations(records)
+    num_left_out -= len(records)
+    if cfg.MODEL.KEYPOINT_ON:  # as the loader does
+        fewest = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        records = filter_images_with_few_keypoints(records, fewest)
     by_image = [[a for a in r["annotations"] if not a.get("iscrowd", 0)] for r in records]
     annotations = list(chain.from_iterable(by_image))
     classes = np.array([a["category_id"] for a in annotations], np.int64)
@@ -120,7 +127,7 @@ def read_training_data(cfg: CfgNode) -> TrainingData:
         objects=Objects(boxes.astype(np.float32), image_sizes[images], classes, images),
         image_sizes=image_sizes,
         class_names=list(names or map(str, range(classes.max(initial=-1) + 1))),
-        num_left_out=num_images - len(records),
+        num_left_out=num_left_out,
         cleaning=tuple(
             cleaning_of(x.json_file) for x in data_sets if isinstance(x, CocoFormatDataset)
         ),

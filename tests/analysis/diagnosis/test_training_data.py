@@ -132,6 +132,17 @@ def test_boxes_of_other_kinds(cfg):
     assert read_training_data(cfg).objects.boxes[0] == pytest.approx([45, 40, 55, 60])
 
 
+def test_images_of_keypoint_models_need_visible_keypoints(cfg):
+    box = {"bbox": [10, 20, 40, 60], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    register("visible", box | {"keypoints": [15, 30, 2]})
+    register("hidden", box | {"keypoints": [0, 0, 0]})
+    cfg.DATASETS.TRAIN = ("visible", "hidden")
+    assert len(read_training_data(cfg).image_sizes) == 2
+    cfg.MODEL.KEYPOINT_ON = True
+    data = read_training_data(cfg)
+    assert (len(data.image_sizes), len(data.objects), data.num_left_out) == (1, 1, 0)
+
+
 def test_samples_and_enlargement(cfg):
     objects = read_training_data(cfg).objects
     assert objects.sample(4) is objects and len(objects.sample(3)) == 3
