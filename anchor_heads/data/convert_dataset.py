@@ -18,6 +18,7 @@ from anchor_heads.data.other_formats import VOC, YOLO, recognize_format
 from anchor_heads.errors import shorten
 from anchor_heads.files import open_and_rename
 
+SIDES = ("xmin", "ymin", "xmax", "ymax")  # of a box in an XML file
 SPLITS = ("train", "val", "valid", "trainval", "test")
 
 
@@ -90,11 +91,7 @@ def convert_dataset(source: str, output: str) -> list[Report]:
         ValueError: if it is in neither format, if an annotation in it cannot be read or used, or if
             a part has no images. Nothing is written then.
     """
-    found = recognize_format(source) if os.path.isdir(source) else None
-    if found is None:
-        what = "is in neither Pascal VOC's nor YOLO's format"
-        raise ValueError(f"{source} {what if os.path.isdir(source) else 'is no folder'}")
-    splits = list(_voc_splits(source) if found == VOC else _yolo_splits(source))
+    found, splits = _splits(source)
     for split in splits:
         images, annotations = zip(*split.folders, strict=True)
         missing = [folder for folder in images if not os.path.isdir(folder)]
@@ -111,10 +108,21 @@ def convert_dataset(source: str, output: str) -> list[Report]:
 
 
 def output_files(source: str, output: str) -> list[str]:
-    """The files that :func:`convert_dataset` will write."""
+    """The files that :func:`convert_dataset` will write.
+
+    Raises:
+        FileNotFoundError, ValueError: see there.
+    """
+    return [os.path.join(output, f"{split.name}.json") for split in _splits(source)[1]]
+
+
+def _splits(source: str) -> tuple[str, list[Split]]:
+    """The format of a data set, and its parts."""
     found = recognize_format(source) if os.path.isdir(source) else None
-    splits = {VOC: _voc_splits, YOLO: _yolo_splits}[found](source) if found else ()
-    return [os.path.join(output, f"{split.name}.json") for split in splits]
+    if found is None:
+        what = "is in neither Pascal VOC's nor YOLO's format"
+        raise ValueError(f"{source} {what if os.path.isdir(source) else 'is no folder'}")
+    return found, list(_voc_splits(source) if found == VOC else _yolo_splits(source))
 
 
 def _convert(found, source, split, output):
@@ -187,15 +195,18 @@ def _read(found, source, split):
 
 
 def _broken_xml_file(folder: str) -> str:
-    """The first that cannot be read, which supervision does not name; "" if there is none."""
+    """The first that lacks a name or a box, which supervision does not name; "" if none does."""
     from defusedxml.ElementTree import parse  # comes with supervision
-    from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
 
     for name in sorted(glob("*.xml", root_dir=folder)):
+        path = os.path.join(folder, name)
         try:
-            detections_from_xml_obj(parse(os.path.join(folder, name)).getroot(), [], (1, 1))
+            objects = list(parse(path).iter("object"))
+            boxes = [float(x.findtext(f"bndbox/{side}")) for x in objects for side in SIDES]
         except Exception:  # what is in it may be anything
-            return os.path.join(folder, name)
+            return path
+        if not (all(x.findtext("name") for x in objects) and np.isfinite(boxes).all()):
+            return path
     return ""
 
 
