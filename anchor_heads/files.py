@@ -7,7 +7,7 @@ from typing import IO
 
 
 @contextmanager
-def open_and_rename(path: str, mode: str, **kwargs) -> Iterator[IO]:
+def open_and_rename(path: str | os.PathLike, mode: str, **kwargs) -> Iterator[IO]:
     """Open a file for writing and rename it to ``path`` once it is complete.
 
     Until then its name has the suffix ".part"; it is removed if writing fails.

@@ -20,26 +20,24 @@ from anchor_heads.errors import shorten
 from anchor_heads.files import open_and_rename
 
 
-def convert_file(
-    source: str, target: str, config: str = "", overrides: Sequence = (), force: bool = False
-) -> str:
+def convert_file(source: str, target: str, config: str = "", overrides: Sequence = ()) -> str:
     """Convert a file of published weights. Nothing is written unless it matches the model.
 
     Args:
         source (str): path of a file in one of the known formats.
-        target (str): path of the Detectron2 checkpoint to write, ending with ".pth".
+        target (str): path of the Detectron2 checkpoint to write, ending with ".pth". A file of
+            that name is overwritten.
         config (str): path or name of the model's config; "" = the shipped one that matches.
         overrides (Sequence): config keys and values in turn.
-        force (bool): whether ``target`` may be overwritten.
 
     Returns:
         str: a short report.
 
     Raises:
-        OSError: a file is missing, or exists.
+        OSError: the file, or the folder to write to, is missing.
         ValueError: the format is unknown, or the weights do not match the model.
     """
-    _check_paths(source, target, force)
+    _check_paths(source, target)
     checkpoint = read_checkpoint(source)
     format = recognize(checkpoint.weights, checkpoint.version)
     if format is None:
@@ -57,7 +55,7 @@ def convert_file(
     return _report(source, target, format, converted, model)
 
 
-def _check_paths(source: str, target: str, force: bool) -> None:
+def _check_paths(source: str, target: str) -> None:
     if not os.path.isfile(source):
         raise FileNotFoundError(f"There is no file {os.path.abspath(source)}.")
     if not target.endswith(".pth"):
@@ -69,14 +67,6 @@ def _check_paths(source: str, target: str, force: bool) -> None:
         raise ValueError(
             f"{source} seems to be in Detectron2's own format: use it in MODEL.WEIGHTS directly."
         )
-    if os.path.isdir(target):
-        raise IsADirectoryError(f"{target} is a folder; add the name of a file.")
-    if not os.path.exists(target):
-        return
-    if os.path.samefile(source, target):
-        raise FileExistsError(f"{target} is the file to be converted; give another name.")
-    if not force:
-        raise FileExistsError(f"{target} exists. To overwrite it, add --force.")
 
 
 def _not_published(source: str, checkpoint: Checkpoint) -> str:

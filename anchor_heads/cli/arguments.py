@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from anchor_heads import engine
 from anchor_heads.export import ExportedPredictor, is_exported
 from anchor_heads.files import open_and_rename
+from anchor_heads.visualization.drawing import SCORE_THRESHOLD
 
 
 def add_config(
@@ -178,6 +179,15 @@ def add_class_names(parser: argparse.ArgumentParser) -> None:
         type=lambda names: [name.strip() for name in names.split(",")],
         metavar="NAMES",
         help="names of the model's classes, with commas between (default: those it was trained on)",
+    )
+
+
+def add_score_threshold(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--score-threshold",
+        type=score,
+        default=SCORE_THRESHOLD,
+        help="detections with a lower score are left out (default: %(default)s)",
     )
 
 

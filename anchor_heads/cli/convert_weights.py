@@ -7,7 +7,7 @@ model must have its partner; otherwise nothing is written. No code in SRC is run
 """
 
 from anchor_heads.checkpoint.convert_file import convert_file
-from anchor_heads.cli.arguments import add_force
+from anchor_heads.cli.arguments import add_force, check_outputs
 
 
 def add_arguments(parser):
@@ -24,4 +24,5 @@ def add_arguments(parser):
 
 
 def run(args):
-    print(convert_file(args.source, args.target, args.config_file, args.opts, args.force))
+    check_outputs([args.target], [args.source], args.force)
+    print(convert_file(args.source, args.target, args.config_file, args.opts))

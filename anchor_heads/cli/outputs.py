@@ -25,6 +25,7 @@ from detectron2.structures import Instances
 
 from anchor_heads.cli.arguments import open_output
 from anchor_heads.cli.inputs import Source
+from anchor_heads.visualization.drawing import write_picture
 
 # All are written to MP4 files, with the first that this OpenCV can write.
 VIDEO_CODECS = {
@@ -185,13 +186,6 @@ def check_picture(path: str) -> None:
     """Raise ValueError if the ending of a file is that of no picture that can be written."""
     if not cv2.haveImageWriter(path):
         raise ValueError(f"{path} does not end as a picture does, such as .png or .jpg")
-
-
-def write_picture(path: str, picture: np.ndarray) -> None:
-    """Write a BGR picture, in a folder that is made if it is not there."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    if not cv2.imwrite(path, picture):
-        raise OSError(f"Cannot write the picture {path}")
 
 
 def picture_files(sources: Iterable[Source], folder: str, ending: str = "") -> dict[Source, str]:

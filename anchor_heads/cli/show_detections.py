@@ -7,27 +7,22 @@
 from anchor_heads.cli.arguments import (
     add_config,
     add_output,
+    add_score_threshold,
     check_outputs,
     load_config,
     positive,
-    score,
 )
-from anchor_heads.cli.outputs import check_picture, write_picture
+from anchor_heads.cli.outputs import check_picture
 from anchor_heads.data.checks import check_class_order, check_datasets
 from anchor_heads.predictor import load_predictor
-from anchor_heads.visualization.drawing import SCORE_THRESHOLD, picture_of_data_set
+from anchor_heads.visualization.drawing import picture_of_data_set, write_picture
 
 
 def add_arguments(parser):
     add_config(parser)
     add_output(parser, "FILE", "picture to write", required=True)
     parser.add_argument("--num-images", type=positive, default=8, help="(default: %(default)s)")
-    parser.add_argument(
-        "--score-threshold",
-        type=score,
-        default=SCORE_THRESHOLD,
-        help="detections with a lower score are left out (default: %(default)s)",
-    )
+    add_score_threshold(parser)
 
 
 def run(args):

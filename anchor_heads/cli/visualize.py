@@ -15,25 +15,26 @@ exit code is 1.
 """
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
-from anchor_heads.cli.arguments import add_config, add_output, check_outputs, load_config, score
+from anchor_heads.cli.arguments import (
+    add_config,
+    add_output,
+    add_score_threshold,
+    check_outputs,
+    load_config,
+)
 from anchor_heads.cli.inputs import find_images, passed_over, report_unreadable, usable
-from anchor_heads.cli.outputs import picture_files, write_picture
+from anchor_heads.cli.outputs import picture_files
 from anchor_heads.data.image_files import read_record_image
 from anchor_heads.data.image_records import ImageRecords
 from anchor_heads.predictor import load_predictor, metadata_of
 from anchor_heads.visualization.anchor_pictures import picture_of_anchors
-from anchor_heads.visualization.drawing import SCORE_THRESHOLD
+from anchor_heads.visualization.drawing import write_picture
 
 
 def add_arguments(parser):
     add_config(parser, "IMAGE")
     add_output(parser, "FOLDER", default="output/anchors")
-    parser.add_argument(
-        "--score-threshold",
-        type=score,
-        default=SCORE_THRESHOLD,
-        help="detections with a lower score are left out (default: %(default)s)",
-    )
+    add_score_threshold(parser)
 
 
 def run(args):

@@ -5,6 +5,8 @@ from collections import defaultdict
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
+from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 
 from anchor_heads.data.coco_format import register_coco_format
@@ -52,6 +54,27 @@ class ImageRecords:
             for record in DatasetCatalog.get(name):
                 records[os.path.basename(record["file_name"])].append(record)
         return self._records[name]
+
+
+def annotated_objects(annotations: list[dict], transform, image_size: tuple[int, int]) -> Instances:
+    """The annotated objects, without crowds, as a model in training gets them.
+
+    Args:
+        annotations (list[dict]): in Detectron2's format.
+        transform (Transform): from the annotated image to the one that the objects are for.
+        image_size (tuple[int, int]): height and width of the latter.
+
+    Returns:
+        Instances: with "gt_boxes" and "gt_classes".
+    """
+    boxes_only = [
+        {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
+        for annotation in annotations
+        if not annotation.get("iscrowd", 0)
+    ]
+    transformed = [transform_instance_annotations(x, [transform], image_size) for x in boxes_only]
+    objects = annotations_to_instances(transformed, image_size)
+    return objects[objects.gt_boxes.nonempty()]
 
 
 def _is_there(name: str) -> bool:

@@ -20,6 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from anchor_heads.files import open_and_rename
+
 CLASSES = ("rectangle", "ellipse", "triangle")
 IMAGE_SIZES = ((192, 160), (160, 192), (160, 160))  # (width, height)
 ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width
@@ -208,9 +210,8 @@ def _make_split(out, split, info):
         "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(CLASSES, start=1)],
     }
-    unfinished = out / f"{split}.json.part"
-    unfinished.write_text(json.dumps(coco))
-    os.replace(unfinished, out / f"{split}.json")
+    with open_and_rename(out / f"{split}.json", "w") as file:
+        json.dump(coco, file)
 
 
 def _is_complete(out, split, info):

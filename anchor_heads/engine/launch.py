@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from anchor_heads.engine.lazy import is_lazy, load_lazy_config
 from anchor_heads.engine.setup import load_config, merge_config
 from anchor_heads.errors import first_line, is_user_error
+from anchor_heads.files import open_and_rename
 
 GRACE_SECONDS = 15  # for the other processes to save and end, once one has failed
 REPORT_SECONDS = 30
@@ -207,10 +208,8 @@ def _run_process(
 
 
 def _write(error: BaseException, folder: str) -> None:
-    path = Path(folder, str(os.getpid()))
-    part = path.with_suffix(".part")
-    part.write_bytes(pickle.dumps(error))
-    part.rename(path)
+    with open_and_rename(os.path.join(folder, str(os.getpid())), "wb") as file:
+        pickle.dump(error, file)
 
 
 def _meet(

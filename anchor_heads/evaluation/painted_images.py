@@ -7,7 +7,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 
 from anchor_heads.data.image_files import read_record_image
-from anchor_heads.visualization.drawing import draw_detections
+from anchor_heads.visualization.drawing import draw_detections, write_picture
 
 
 class PaintedImagesEvaluator(DatasetEvaluator):
@@ -37,9 +37,7 @@ class PaintedImagesEvaluator(DatasetEvaluator):
             image = read_record_image(single_input)
             painted = draw_detections(image, instances, self._metadata)
             path = os.path.join(self._output_dir, self._relative_path(single_input))
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            if not cv2.imwrite(path, painted):
-                raise OSError(f"Cannot write the painted image {path} (TEST.SHOW_DIR).")
+            write_picture(path, painted)
 
     def _relative_path(self, single_input: dict) -> str:
         path = self._path_in_image_folder(single_input)

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
 from detectron2.structures import Boxes, Instances
 
 from anchor_heads.anchor_generation.strategy import LocationMap
+from anchor_heads.data.image_records import annotated_objects
 from anchor_heads.visualization.drawing import (
     COLORMAP,
     SCORE_THRESHOLD,
@@ -100,27 +100,6 @@ def network_input(predictor, image: np.ndarray) -> tuple[T.Transform, torch.Tens
     channels = image if predictor.input_format == "BGR" else image[:, :, ::-1]
     pixels = resize.apply_image(channels).astype("float32")
     return resize, torch.as_tensor(pixels.transpose(2, 0, 1))
-
-
-def annotated_objects(annotations: list[dict], transform, image_size: tuple[int, int]) -> Instances:
-    """The annotated objects, without crowds, as a model in training gets them.
-
-    Args:
-        annotations (list[dict]): in Detectron2's format.
-        transform (Transform): from the annotated image to the network's input.
-        image_size (tuple[int, int]): height and width of the network's input.
-
-    Returns:
-        Instances: with "gt_boxes" and "gt_classes".
-    """
-    boxes_only = [
-        {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
-        for annotation in annotations
-        if not annotation.get("iscrowd", 0)
-    ]
-    transformed = [transform_instance_annotations(x, [transform], image_size) for x in boxes_only]
-    objects = annotations_to_instances(transformed, image_size)
-    return objects[objects.gt_boxes.nonempty()]
 
 
 def stand_in_objects(

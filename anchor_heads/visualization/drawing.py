@@ -1,6 +1,7 @@
 """Pictures of ground truth and detections. All images are (H, W, 3) uint8 arrays in BGR."""
 
 import io
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -227,6 +228,13 @@ def draw_panels(panels: Sequence[Panel], columns: int) -> np.ndarray:
     file = io.BytesIO()
     figure.savefig(file, bbox_inches="tight", pad_inches=0.05)
     return cv2.imdecode(np.frombuffer(file.getbuffer(), np.uint8), cv2.IMREAD_COLOR)
+
+
+def write_picture(path: str, picture: np.ndarray) -> None:
+    """Write a BGR picture, in a folder that is made if it is not there."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    if not cv2.imwrite(path, picture):
+        raise OSError(f"Cannot write the picture {path}")
 
 
 @plain_text

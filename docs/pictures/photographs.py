@@ -17,9 +17,9 @@ from detectron2.structures import Boxes, Instances
 
 from anchor_heads.cli.arguments import add_config, load_config, parse, score
 from anchor_heads.data.image_files import read_record_image
-from anchor_heads.data.image_records import ImageRecords
+from anchor_heads.data.image_records import ImageRecords, annotated_objects
 from anchor_heads.predictor import load_predictor, metadata_of
-from anchor_heads.visualization.anchor_pictures import annotated_objects, network_input
+from anchor_heads.visualization.anchor_pictures import network_input
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD, draw_detections
 from anchor_heads.visualization.inspected_anchors import inspect_best_anchors
 

@@ -152,16 +152,15 @@ def test_paths(tmp_path, files):
     assert f"no folder {folder}" in refusal(tmp_path, source, folder / "x.pth", *options)
     (tmp_path / "folder.pth").mkdir()
     said = refusal(tmp_path, source, tmp_path / "folder.pth", *options, "--force")
-    assert "folder.pth is a folder; add the name of a file" in said
+    assert "folder.pth is a folder: name a file" in said
     (tmp_path / "detectron2.pkl").touch()
     assert "use it in MODEL.WEIGHTS" in refusal(
         tmp_path, tmp_path / "detectron2.pkl", target, *options
     )
-    assert "is the file to be converted" in refusal(tmp_path, source, source, *options, "--force")
+    assert "would be overwritten" in refusal(tmp_path, source, source, *options, "--force")
     target.write_text("precious")
-    assert f"{target} exists. To overwrite it, add --force" in refusal(
-        tmp_path, source, target, *options
-    )
+    said = refusal(tmp_path, source, target, *options)
+    assert f"{target}: choose another output, or overwrite with --force" in said
     convert(source, target, *options, "--force")
     assert "head.conv_loc.weight" in torch.load(target)["model"]
 

@@ -91,7 +91,7 @@ LINES = [
     (f"export {MODEL} --format onnx --output x.onnx --calibration-images 0.png", "are for --prec"),
     ("convert-weights no.pth x.pth", "There is no file"),
     ("convert-weights text.txt x.pth", "text.txt is not complete, or is not a PyTorch checkpoint"),
-    ("convert-weights model.pth model.pth", "is the file to be converted"),
+    ("convert-weights model.pth model.pth", "is read and would be overwritten"),
     ("convert-weights model.pth x.pth", "is a Detectron2 checkpoint already"),
     ("convert-weights model.pth x.bin", "must end with .pth"),
     ("convert-weights model.pth no/x.pth", "There is no folder"),

@@ -2,8 +2,10 @@ import shutil
 
 import pytest
 from detectron2.data import DatasetCatalog
+from detectron2.data.transforms import ResizeTransform
+from detectron2.structures import BoxMode
 
-from anchor_heads.data.image_records import ImageRecords
+from anchor_heads.data.image_records import ImageRecords, annotated_objects
 
 
 def test_images_are_found_by_their_files(coco, save, config, tmp_path, monkeypatch):
@@ -51,3 +53,19 @@ def test_a_broken_annotation_file_is_said(save, config, tmp_path):
     (tmp_path / "own.json").write_text("{")
     with pytest.raises(ValueError, match="own.json"):
         ImageRecords(config(test=["own"]))
+
+
+def test_annotated_objects_are_resized_and_crowds_left_out():
+    def annotation(box, **more):
+        return {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1, **more}
+
+    annotations = [
+        annotation([10, 20, 30, 40], segmentation=[[0, 0, 1, 1, 2, 2]], iscrowd=0),
+        annotation([10, 20, 30, 40], iscrowd=1),
+        annotation([10, 20, 0, 40]),
+    ]
+    objects = annotated_objects(annotations, ResizeTransform(100, 200, 50, 400), (50, 400))
+    assert objects.gt_boxes.tensor.tolist() == [[20, 10, 80, 30]]
+    assert objects.gt_classes.tolist() == [1]
+    assert annotations[0]["bbox"] == [10, 20, 30, 40]
+    assert len(annotated_objects([], ResizeTransform(100, 200, 50, 400), (50, 400))) == 0

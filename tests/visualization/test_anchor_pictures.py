@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import Metadata
-from detectron2.data.transforms import ResizeTransform
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
@@ -15,7 +14,6 @@ from anchor_heads.anchor_generation.strategy import LocationMap
 from anchor_heads.visualization import anchor_pictures
 from anchor_heads.visualization.anchor_pictures import (
     PANEL_SIDE,
-    annotated_objects,
     draw_anchors,
     draw_location_map,
     picture_of_anchors,
@@ -90,22 +88,6 @@ def test_objects_are_on_top_of_the_anchors():
 def test_anchors_beyond_all_bounds_are_painted_too():
     painted = draw_anchors(image(), inspected([[-1e9, 10, 1e12, 40]], [0.5]), boxes())
     assert (painted[20] != painted[0, 0]).any(axis=1).all()
-
-
-def test_annotated_objects_are_resized_and_crowds_left_out():
-    def annotation(box, **more):
-        return {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1, **more}
-
-    annotations = [
-        annotation([10, 20, 30, 40], segmentation=[[0, 0, 1, 1, 2, 2]], iscrowd=0),
-        annotation([10, 20, 30, 40], iscrowd=1),
-        annotation([10, 20, 0, 40]),
-    ]
-    objects = annotated_objects(annotations, ResizeTransform(100, 200, 50, 400), (50, 400))
-    assert objects.gt_boxes.tensor.tolist() == [[20, 10, 80, 30]]
-    assert objects.gt_classes.tolist() == [1]
-    assert annotations[0]["bbox"] == [10, 20, 30, 40]
-    assert len(annotated_objects([], ResizeTransform(100, 200, 50, 400), (50, 400))) == 0
 
 
 def test_detections_stand_in_for_objects_from_their_score_on():

@@ -5,13 +5,14 @@ from typing import NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.data.transforms import NoOpTransform
 from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch.utils.benchmark import timer  # waits for the GPU
 
 from anchor_heads.anchor_generation.strategy import get_anchor_strategy
+from anchor_heads.data.image_records import annotated_objects
 from anchor_heads.data.mapper import DatasetMapper
 from anchor_heads.engine.checkpoint import AtomicCheckpointer
 from anchor_heads.evaluation.nms_recall import best_overlaps
@@ -42,13 +43,8 @@ def annotated_images(dataset_name: str) -> list[AnnotatedImage]:
     """All images of a registered data set."""
     images = []
     for record in map(dict, DatasetCatalog.get(dataset_name)):
-        boxes_only = [
-            {key: annotation[key] for key in ("bbox", "bbox_mode", "category_id")}
-            for annotation in record.pop("annotations", ())
-            if not annotation.get("iscrowd", 0)
-        ]
-        objects = annotations_to_instances(boxes_only, (record["height"], record["width"]))
-        images.append(AnnotatedImage(record, objects[objects.gt_boxes.nonempty()]))
+        annotations, size = record.pop("annotations", ()), (record["height"], record["width"])
+        images.append(AnnotatedImage(record, annotated_objects(annotations, NoOpTransform(), size)))
     return images
 
 
