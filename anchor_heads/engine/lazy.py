@@ -23,7 +23,7 @@ from anchor_heads.engine.config_values import check_device
 from anchor_heads.engine.hooks import AverageBatchNorms
 from anchor_heads.engine.rescue import Rescue
 from anchor_heads.engine.resume import check_resumed_state, resume_loader, whole_state
-from anchor_heads.engine.setup import check_output_dir, other_run_kept, set_other_run_aside
+from anchor_heads.engine.run_folder import other_run_kept
 from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.errors import first_line, said_by_library
 from anchor_heads.modeling.distributed import for_all_processes, unwrap
@@ -141,10 +141,8 @@ def _made(cfg: DictConfig, name: str):
 def train_or_evaluate_lazy(args: Namespace) -> dict | None:
     """Train, or with ``--eval-only`` evaluate, the model of a Python config in this process."""
     cfg = load_lazy_config(args)
-    check_output_dir(cfg.train.output_dir, args)
     with other_run_kept(cfg.train.output_dir, args):
         default_setup(cfg, args)
-    set_other_run_aside(cfg.train.output_dir, args)
     model = _made(cfg, "model").to(cfg.train.device)
     if args.eval_only:
         checkpointer = AtomicCheckpointer(model, cfg.train.output_dir)

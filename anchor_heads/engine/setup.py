@@ -2,15 +2,11 @@
 
 import argparse
 import difflib
-import glob
-import itertools
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -23,11 +19,10 @@ from anchor_heads.config import get_cfg
 from anchor_heads.config_files import find_config, leaves
 from anchor_heads.data.class_names import note_classes
 from anchor_heads.data.coco_format import register_coco_format
-from anchor_heads.engine.checkpoint import LAST_CHECKPOINT
 from anchor_heads.engine.config_values import check_config_values
-from anchor_heads.engine.run_record import ENVIRONMENT, write_run_record
+from anchor_heads.engine.run_folder import other_run_kept
+from anchor_heads.engine.run_record import write_run_record
 from anchor_heads.engine.trackers import check_trackers
-from anchor_heads.files import open_and_rename
 
 logger = logging.getLogger(__name__)
 
@@ -75,21 +70,20 @@ def setup(args: Namespace) -> CfgNode:
     if not args.eval_only:
         check_batch_size(cfg, args, comm.get_world_size())
         check_trackers(cfg)
-    check_output_dir(cfg.OUTPUT_DIR, args)
-    # As default_setup does it below, so that nothing is logged twice, but before data are read.
-    rank = comm.get_rank()
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="anchor_heads")
-    register_coco_format(cfg)
-    if not args.eval_only:
-        note_classes(cfg)
-    cfg.freeze()
-    with _only_warnings(), other_run_kept(cfg.OUTPUT_DIR, args):
-        default_setup(cfg, args)  # logs the environment, the config file and the whole config
-        if comm.is_main_process():
-            write_run_record(cfg, args)
-    set_other_run_aside(cfg.OUTPUT_DIR, args)
+    with other_run_kept(cfg.OUTPUT_DIR, args):
+        # As default_setup does it below, so that nothing is logged twice, but before data are read.
+        rank = comm.get_rank()
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="anchor_heads")
+        register_coco_format(cfg)
+        if not args.eval_only:
+            note_classes(cfg)
+        cfg.freeze()
+        with _only_warnings():
+            default_setup(cfg, args)  # logs the environment, the config file and the whole config
+            if comm.is_main_process():
+                write_run_record(cfg, args)
     files = (  # config.yaml may be that of a training
         "Command and versions are in run.json"
         if args.eval_only
@@ -149,61 +143,6 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
     is_path = [os.path.exists(x) or x.split(".")[0] not in keys for x in arguments]
     first_key = (is_path + [False]).index(False)
     return arguments[:first_key], arguments[first_key:]
-
-
-def check_output_dir(folder: str, args: Namespace) -> None:
-    """Check that a training that starts anew overwrites no other run.
-
-    Raises:
-        FileExistsError: if there are checkpoints in the folder, without ``--force``.
-    """
-    if args.eval_only or args.resume or vars(args).get("force"):
-        return
-    if checkpoints := _checkpoints(folder):
-        raise FileExistsError(
-            f"OUTPUT_DIR {folder} has the checkpoints of another run, such as {checkpoints[0]}: "
-            "name another folder, go on with that run with --resume, or overwrite it with --force."
-        )
-
-
-def _checkpoints(folder: str) -> list[str]:
-    return sorted(glob.glob(os.path.join(glob.escape(folder), "*.pth")))
-
-
-@contextmanager
-def other_run_kept(folder: str, args: Namespace) -> Iterator[None]:
-    """Context of what writes the files of a run.
-
-    An evaluation in the folder of a training leaves those of the training as they are.
-    """
-    kept = {}
-    if comm.is_main_process() and args.eval_only and _checkpoints(folder):
-        paths = [Path(folder, name) for name in ("config.yaml", ENVIRONMENT)]
-        kept = {path: path.read_bytes() for path in paths if path.is_file()}
-    try:
-        yield
-    finally:
-        for path, content in kept.items():
-            with open_and_rename(path, "wb") as file:
-                file.write(content)
-
-
-def set_other_run_aside(folder: str, args: Namespace) -> None:
-    """Move what another run has measured into a folder "earlier_run_N" if a training starts anew.
-
-    So metrics are of one run, and ``--resume`` does not go back to the other. Checkpoints stay.
-    """
-    if args.eval_only or args.resume or not comm.is_main_process():
-        return
-    names = (LAST_CHECKPOINT, "metrics.json", "events.out.tfevents.*")
-    files = [file for name in names for file in Path(folder).glob(name)]
-    if files:
-        numbers = (Path(folder, f"earlier_run_{i}") for i in itertools.count(1))
-        aside = next(path for path in numbers if not path.exists())
-        aside.mkdir()
-        for file in files:
-            file.rename(aside / file.name)
-        logger.info(f"The metrics of the earlier run in {folder} are now in {aside}.")
 
 
 def check_batch_size(cfg: CfgNode, args: Namespace, num_processes: int) -> None:

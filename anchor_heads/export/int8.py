@@ -1,5 +1,6 @@
 """Convolutions of an ONNX model in 8 bits."""
 
+import itertools
 import json
 import os
 import tempfile
@@ -34,11 +35,11 @@ def quantize(path: str, images: Iterable[np.ndarray]) -> None:
     if first is None:
         raise ValueError("there is no image to calibrate int8 on: --calibration-images names none")
 
+    remaining = itertools.chain([first], inputs)
+
     class Images(CalibrationDataReader):
         def get_next(self):
-            nonlocal first
-            following, first = first, next(inputs, None)
-            return following
+            return next(remaining, None)
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.abspath(path))) as folder:
         quantized = os.path.join(folder, "int8.onnx")
