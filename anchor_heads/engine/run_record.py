@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import logging
 import os
 import platform
 import shlex
@@ -15,10 +16,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
+from torch import nn
 
 import anchor_heads
 from anchor_heads import _layout
 from anchor_heads.files import open_and_rename
+
+logger = logging.getLogger(__name__)
 
 RECORD, ENVIRONMENT = "run.json", "environment.txt"
 
@@ -39,6 +43,18 @@ def write_run_record(cfg: CfgNode, args: Namespace) -> None:
         json.dump([*starts, _this_start(cfg, args)], file, indent=1)
     with open(os.path.join(cfg.OUTPUT_DIR, ENVIRONMENT), "w") as file:
         file.write(collect_env_info() + "\n")
+
+
+def write_model(model: nn.Module, output_dir: str) -> None:
+    """Write the modules of a model into model.txt, and log their number of parameters."""
+    if not comm.is_main_process():
+        return
+    os.makedirs(output_dir, exist_ok=True)
+    path = os.path.join(output_dir, "model.txt")
+    with open(path, "w") as file:
+        file.write(f"{model}\n")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    logger.info(f"{type(model).__name__} with {count:,} parameters; its modules are in {path}.")
 
 
 def _this_start(cfg: CfgNode, args: Namespace) -> dict:

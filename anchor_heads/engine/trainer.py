@@ -1,20 +1,17 @@
 """The trainer: Detectron2's, with exact resume, checks before the start and more evaluation."""
 
 import logging
-import os
 import weakref
 from argparse import Namespace
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format, verify_results
-from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
@@ -37,6 +34,12 @@ from anchor_heads.engine.hooks import (
 from anchor_heads.engine.lazy import is_lazy, train_or_evaluate_lazy
 from anchor_heads.engine.optimizer import build_optimizer
 from anchor_heads.engine.rescue import Rescue
+from anchor_heads.engine.results import (
+    in_folders_of,
+    is_of_average,
+    with_suffix,
+    write_results,
+)
 from anchor_heads.engine.resume import (
     apply_settings,
     check_resumed_config,
@@ -44,6 +47,7 @@ from anchor_heads.engine.resume import (
     resume_loader,
     whole_state,
 )
+from anchor_heads.engine.run_record import write_model
 from anchor_heads.engine.schedule import scale_to_epochs
 from anchor_heads.engine.setup import setup
 from anchor_heads.engine.trackers import build_trackers
@@ -101,7 +105,7 @@ class Trainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         self.check_extra_evaluations(cfg, model)
-        _write_model(model, cfg.OUTPUT_DIR)
+        write_model(model, cfg.OUTPUT_DIR)
         optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = self.build_step(cfg, for_all_processes(model), optimizer)
@@ -213,7 +217,7 @@ class Trainer(DefaultTrainer):
             before_saving.append(average)
             saving.append(self._saver_of_average(average))
             evaluating.append(EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._test_average(average)))
-            if _is_of_average(cfg):
+            if is_of_average(cfg):
                 best = average.average.module
         self._batch_norms = AverageBatchNorms(models, periods)
         self._rescue = Rescue(
@@ -316,8 +320,8 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def _test_average(self, average: WeightAverage) -> dict:
-        results = self.test(_in_folders_of(self.cfg, "EMA"), average.average.module)
-        return _with_suffix(results, "_EMA", several=len(self.cfg.DATASETS.TEST) > 1)
+        results = self.test(in_folders_of(self.cfg, "EMA"), average.average.module)
+        return with_suffix(results, "_EMA", several=len(self.cfg.DATASETS.TEST) > 1)
 
     @classmethod
     def run_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> dict:
@@ -333,10 +337,10 @@ class Trainer(DefaultTrainer):
         results = {name: {} for name in cfg.DATASETS.TEST}
         for name, found in results.items():
             if cfg.TEST.AUG.ENABLED:
-                evaluator = cls.build_evaluator(_in_folders_of(cfg, "TTA"), name)
+                evaluator = cls.build_evaluator(in_folders_of(cfg, "TTA"), name)
                 loader = build_tta_test_loader(cfg, name)
                 augmented = inference_on_dataset(build_tta(cfg, model), loader, evaluator)
-                found |= _with_suffix(augmented, "_TTA")
+                found |= with_suffix(augmented, "_TTA")
             if cfg.TEST.NMS_RECALL:
                 loader = cls.build_test_loader(cfg, name)
                 with candidates_before_nms(model):
@@ -410,7 +414,7 @@ class Trainer(DefaultTrainer):
         for name, more in cls.run_extra_evaluations(cfg, model).items():
             results[name] = {**results.get(name, {}), **more}
         if comm.is_main_process():
-            _write_results(results, cfg.OUTPUT_DIR, checkpoint.get("iteration", 0))
+            write_results(results, cfg.OUTPUT_DIR, checkpoint.get("iteration", 0))
             verify_results(cfg, results)
         return results
 
@@ -440,49 +444,3 @@ def _extra(cfg: CfgNode) -> dict:
         "category_ids": list(cfg.MODEL.CATEGORY_IDS),
         "anchor_heads": anchor_heads.__version__,
     }
-
-
-def _write_model(model: nn.Module, output_dir: str) -> None:
-    if not comm.is_main_process():
-        return
-    os.makedirs(output_dir, exist_ok=True)
-    path = os.path.join(output_dir, "model.txt")
-    with open(path, "w") as file:
-        file.write(f"{model}\n")
-    count = sum(parameter.numel() for parameter in model.parameters())
-    logger.info(f"{type(model).__name__} with {count:,} parameters; its modules are in {path}.")
-
-
-def _in_folders_of(cfg: CfgNode, name: str) -> CfgNode:
-    """The config with folders of their own for the results of another kind of evaluation."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, name)
-    if cfg.TEST.SHOW_DIR:
-        cfg.TEST.SHOW_DIR = os.path.join(cfg.TEST.SHOW_DIR, name)
-    return cfg
-
-
-def _with_suffix(results: dict, suffix: str, several: bool = False) -> dict:
-    """The results under the names of their tasks with a suffix; ``several``: of several sets."""
-    if several:
-        return {name: _with_suffix(found, suffix) for name, found in results.items()}
-    return {f"{task}{suffix}": metrics for task, metrics in results.items()}
-
-
-def _is_of_average(cfg: CfgNode) -> bool:
-    """Whether TEST.BEST_METRIC is one of the average of the weights, such as "bbox_EMA/AP"."""
-    metric = cfg.TEST.BEST_METRIC
-    if len(cfg.DATASETS.TEST) > 1:  # it starts with the name of the data set
-        metric = metric.partition("/")[2]
-    return metric.partition("/")[0].endswith("_EMA")
-
-
-def _write_results(results: dict, output_dir: str, iteration: Any) -> None:
-    iteration = iteration if isinstance(iteration, int) else 0  # of a file of anyone's
-    writers = [JSONWriter(os.path.join(output_dir, "metrics.json")), TensorboardXWriter(output_dir)]
-    with EventStorage(max(iteration, 0)) as storage:
-        storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
-        for writer in writers:
-            writer.write()
-            writer.close()
