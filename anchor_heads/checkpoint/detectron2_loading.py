@@ -59,11 +59,11 @@ def _in_detectron2_form(data: dict) -> dict:
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
 
-def convert_loaded(loaded, file: str, model: Iterable[str], meta_architecture: str):
+def convert_loaded(loaded: dict, file: str, model: Iterable[str], meta_architecture: str) -> dict:
     """Convert the contents of a file if they are of a known format.
 
     Args:
-        loaded: what ``torch.load`` returned.
+        loaded (dict): what ``torch.load`` returned.
         file (str): path of the file, for messages.
         model (Iterable[str]): names in the model that the weights are for.
         meta_architecture (str): name of its class.
@@ -82,7 +82,7 @@ def convert_loaded(loaded, file: str, model: Iterable[str], meta_architecture: s
         return loaded  # a network that has these very names
     format = recognize(checkpoint.weights, checkpoint.version) if checkpoint else None
     if format is None:
-        if isinstance(loaded, dict) and "state_dict" in loaded and "model" not in loaded:
+        if "state_dict" in loaded and "model" not in loaded:
             raise ValueError(unknown_weights(file, checkpoint.weights if checkpoint else loaded))
         return loaded
     converted = convert(checkpoint.weights, format)

@@ -82,15 +82,12 @@ def run(args) -> int:
     if not (args.output or args.json or args.show):
         raise ValueError("say what to make: --output FOLDER, --json FILE or --show")
     cfg = load_config(args)
-    sources, annotations, ids = find_sources(args.inputs, args.output), None, None
+    sources = find_sources(args.inputs, args.output)
     if args.camera is not None:
         sources.append(Source(f"camera {args.camera}", f"camera_{args.camera}", args.camera))
+    annotations = ids = None
     if args.annotations:
-        check_file(args.annotations, "--annotations")
-        annotations = clean_coco_dict(args.annotations)
-        ids = match_images(sources, annotations, args.annotations)
-        if left_out := len(sources) - len(ids):
-            print(f"{left_out} of {len(sources)} images are not in {args.annotations}: left out")
+        annotations, ids = read_annotations(args.annotations, sources)
         sources = list(ids)
     files = picture_files(sources, args.output) if args.output else {}
     read = [args.annotations, args.weights, *(source.label for source in sources)]
@@ -131,6 +128,16 @@ def run(args) -> int:
         print(f"Stopped: the rest of {len(sources)} inputs is left out")
         return INTERRUPTED
     return code
+
+
+def read_annotations(file, sources) -> tuple[dict, dict[Source, int]]:
+    """The content of an annotation file, and the image ids of the sources that it lists."""
+    check_file(file, "--annotations")
+    annotations = clean_coco_dict(file)
+    ids = match_images(sources, annotations, file)
+    if left_out := len(sources) - len(ids):
+        print(f"{left_out} of {len(sources)} images are not in {file}: left out")
+    return annotations, ids
 
 
 @dataclass

@@ -136,26 +136,24 @@ def _convert(found, source, split, output):
         raise ValueError(f"{source}: {split.name} has no image in {split.root}{listed}")
     if not names:
         raise ValueError(f"{source}: {split.name} has no classes, and no objects")
-    # supervision reads boxes in the frame of the images as EXIF tags turn them
-    sizes = [header.turned_size for header in read_headers(paths, behind_pixels=True)]
     names = [str(name).strip() for name in names]
     # VOC's classes are their names; YOLO's are numbers, and two of the same name are refused
     classes = list(dict.fromkeys(names)) if found == VOC else names
+    objects = (
+        (image_id, class_id, annotation)
+        for image_id, path in enumerate(paths, start=1)
+        for class_id, annotation in _annotations(annotations[path])
+    )
+    category_ids = [classes.index(name) + 1 for name in names]
     content = {
         "info": {"description": f"{found} data set {os.path.abspath(source)}, {split.name}"},
-        "images": [],
-        "annotations": [],
+        "images": _images(paths, split.root),
+        "annotations": [
+            {"id": id, "image_id": image_id, "category_id": category_ids[class_id], **annotation}
+            for id, (image_id, class_id, annotation) in enumerate(objects, start=1)
+        ],
         "categories": [{"id": id, "name": name} for id, name in enumerate(classes, start=1)],
     }
-    for id, (path, (width, height)) in enumerate(zip(paths, sizes, strict=True), start=1):
-        name = os.path.relpath(path, split.root)
-        content["images"].append({"id": id, "file_name": name, "width": width, "height": height})
-        for class_id, annotation in _annotations(annotations[path]):
-            number = len(content["annotations"]) + 1
-            category_id = classes.index(names[class_id]) + 1
-            content["annotations"].append(
-                {"id": number, "image_id": id, "category_id": category_id, **annotation}
-            )
     text = json.dumps(content)
     report = Report(
         split.name,
@@ -192,6 +190,16 @@ def _read(found, source, split):
             raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
         annotations.update(dataset.annotations)
     return dataset.classes, annotations
+
+
+def _images(paths, root) -> list[dict]:
+    """In COCO's format, numbered from 1. supervision reads boxes in the frame of the images as EXIF
+    tags turn them."""
+    sizes = [header.turned_size for header in read_headers(paths, behind_pixels=True)]
+    return [
+        {"id": id, "file_name": os.path.relpath(path, root), "width": width, "height": height}
+        for id, (path, (width, height)) in enumerate(zip(paths, sizes, strict=True), start=1)
+    ]
 
 
 def _broken_xml_file(folder: str) -> str:

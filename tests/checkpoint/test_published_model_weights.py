@@ -25,7 +25,6 @@ LEFT_ALONE = {
     "numpy arrays": {"model": {"backbone.bottom_up.stem.conv1.weight": np.zeros((8, 3, 7, 7))}},
     "another detector": {"backbone.body.conv1.weight": CONV, "rpn.head.conv.weight": CONV},
     "a part of a ResNet": {"conv1.weight": CONV, "layer1.0.conv1.weight": CONV},
-    "no weights": [1, 2],
     "both entries": {"model": OURS, "state_dict": {"rpn_head.conv_loc.weight": CONV}},
 }
 

@@ -113,7 +113,8 @@ class Finding:
 
 def find(case: DiagnosisInput) -> dict[str, Finding]:
     """The findings by name; errors first, then warnings, then notes."""
-    found = [x for findings in (_data, _limits, _anchors, _config) for x in findings(case) if x]
+    parts = (_annotation_files, _classes_and_images, _limits, _anchors, _config)
+    found = [finding for part in parts for finding in part(case) if finding]
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return {finding.name: finding for finding in found}
 
@@ -147,14 +148,10 @@ def _share(name, what, found, suggest, least_share=LEAST_SHARE, severity=None, *
     return _finding(name, severity, numbers, suggest(), counted, **words)
 
 
-def _data(case) -> Iterator[Finding | None]:
-    """Annotations, classes and images."""
-    data, key, num_classes = case.data, num_classes_key(case.cfg), len(case.data.class_names)
-    if key and case.get(key) != num_classes:
-        numbers = {"model": case.get(key), "data": num_classes}
-        yield _finding("number_of_classes", ERROR, numbers, {key: num_classes})
-
-    if misread := [cleaning for cleaning in data.cleaning if cleaning.box_format]:
+def _annotation_files(case) -> Iterator[Finding]:
+    """What was done to the annotation files to make them usable."""
+    cleanings = case.data.cleaning
+    if misread := [cleaning for cleaning in cleanings if cleaning.box_format]:
         unusable = [x for cleaning in misread for x in cleaning.changes if "boxes" in x.what]
         counts = "; ".join(f"{change.count} of {change.total} {change.what}" for change in unusable)
         yield _finding(
@@ -165,7 +162,7 @@ def _data(case) -> Iterator[Finding | None]:
             format=misread[0].box_format,
             unusable=counts and f" ({counts})",
         )
-    changes = [change for cleaning in data.cleaning for change in cleaning.changes]
+    changes = [change for cleaning in cleanings for change in cleaning.changes]
     unusable = [x for x in changes if x.kind != CONVERTED and x.count >= LEAST_SHARE * x.total]
     converted = [x for x in changes if x.kind == CONVERTED]
     for name, found in (("unusable_annotations", unusable), ("converted_fields", converted)):
@@ -179,6 +176,14 @@ def _data(case) -> Iterator[Finding | None]:
     stored = [x for x in case.cfg.DATASETS.TRAIN if MetadataCatalog.get(x).get(STORED_FRAME)]
     if stored:
         yield _finding("stored_frame", NOTE, {"count": len(stored)}, {}, names=", ".join(stored))
+
+
+def _classes_and_images(case) -> Iterator[Finding | None]:
+    """Classes that the model does not fit or that are rare, and images that are left out."""
+    data, key, num_classes = case.data, num_classes_key(case.cfg), len(case.data.class_names)
+    if key and case.get(key) != num_classes:
+        numbers = {"model": case.get(key), "data": num_classes}
+        yield _finding("number_of_classes", ERROR, numbers, {key: num_classes})
 
     boxes = np.bincount(data.objects.classes, minlength=num_classes)
     absent, rare = boxes == 0, (boxes > 0) & (boxes < FEW_BOXES)
