@@ -57,13 +57,12 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
 
-def load_pickle(file: BinaryIO, name: str, encoding: str = "latin1") -> Any:
+def load_pickle(file: BinaryIO, name: str) -> Any:
     """Read a pickle of numpy arrays, numbers, text and plain containers.
 
     Args:
         file (BinaryIO): an open file.
         name (str): its path, for messages.
-        encoding (str): of the text in pickles of Python 2; "latin1" also reads their arrays.
 
     Returns:
         the object.
@@ -73,7 +72,7 @@ def load_pickle(file: BinaryIO, name: str, encoding: str = "latin1") -> Any:
         ValueError: if the file is damaged or is no pickle.
     """
     try:
-        return _Unpickler(file, encoding=encoding).load()
+        return _Unpickler(file, encoding="latin1").load()  # as Python 2 has written arrays
     except UnsafePickleError as error:
         raise UnsafePickleError(
             f"{name} asks for {error}, which is neither a numpy array nor a plain container. "

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_train_loader(
-    cfg: CfgNode, start_iter: int = 0, seed: int | None = None, mapper: Callable | None = None
+    cfg: CfgNode, start_iter: int = 0, mapper: Callable | None = None
 ) -> Iterable[list[dict]]:
     """An endless loader of this process's part of the batches of DATASETS.TRAIN.
 
@@ -36,10 +36,9 @@ def build_train_loader(
     of each process, here the whole batch is of one kind.
 
     Args:
-        cfg (CfgNode): the config; its keys mean what they mean for Detectron2's loader.
+        cfg (CfgNode): the config; its keys mean what they mean for Detectron2's loader. Its SEED
+            decides the order of images, by a random number where it is negative.
         start_iter (int): the number of batches to leave out, those of earlier iterations.
-        seed (int or None): decides the order of images, the same in every process. Default:
-            cfg.SEED, or a random number when that is negative.
         mapper (callable or None): makes the model's input of a data set dict. Default:
             :class:`anchor_heads.data.mapper.DatasetMapper`.
 
@@ -51,7 +50,7 @@ def build_train_loader(
         ValueError: if the batch cannot be divided among the processes, or images cannot be grouped
             because their sizes are not known.
     """
-    seed = run_seed(cfg) if seed is None else seed
+    seed = run_seed(cfg)
     parts = _parts(cfg, seed, mapper)
     dataset = parts["dataset"]
     if isinstance(dataset, IterableDataset):

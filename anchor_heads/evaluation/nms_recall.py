@@ -82,21 +82,14 @@ class NMSRecallEvaluator(DatasetEvaluator):
     evaluator does the NMS. Images without objects are left out.
     """
 
-    def __init__(
-        self,
-        dataset_name: str,
-        nms_thresholds: Sequence[float] = NMS_THRESHOLDS,
-        distributed: bool = True,
-    ):
+    def __init__(self, dataset_name: str, nms_thresholds: Sequence[float] = NMS_THRESHOLDS):
         """
         Args:
             dataset_name (str): a registered data set with annotations.
             nms_thresholds (sequence of float): IoU thresholds of NMS.
-            distributed (bool): whether to gather the results of all processes.
         """
         self._logger = logging.getLogger(__name__)
         self._nms_thresholds = tuple(nms_thresholds)
-        self._distributed = distributed
         self._gt_boxes = {
             record["image_id"]: _gt_boxes(record) for record in DatasetCatalog.get(dataset_name)
         }
@@ -125,8 +118,8 @@ class NMSRecallEvaluator(DatasetEvaluator):
             the IoU thresholds 0.50, 0.55, .., 0.90, and "NR80@0.5" the value at IoU 0.8. Empty if
             there are no objects, and in all processes but the main one.
         """
-        gathered = comm.gather(self._overlaps, dst=0) if self._distributed else [self._overlaps]
-        if self._distributed and not comm.is_main_process():
+        gathered = comm.gather(self._overlaps, dst=0)
+        if not comm.is_main_process():
             return {}
         overlaps = torch.cat([*itertools.chain(*gathered), torch.zeros(0, self._num_columns)])
         if len(overlaps) == 0:

@@ -64,9 +64,9 @@ def test_a_truncated_image_is_named_by_the_loader(cfg, tmp_path, num_workers):
     path.write_bytes(path.read_bytes()[:-700])
     check_datasets(cfg)  # its header is whole
     cfg.DATALOADER.NUM_WORKERS = num_workers
-    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SEED = 2, 0
     with pytest.raises(ImageFileError, match=f"Cannot read the image {path}: .*truncated"):
-        next(iter(build_train_loader(cfg, seed=0)))
+        next(iter(build_train_loader(cfg)))
 
 
 def test_photographs_annotated_on_stored_pixels(cfg, coco, tmp_path):

@@ -64,7 +64,7 @@ def test_nms_recall_is_the_evaluators(tmp_path, method):
     images = annotated_images(tmp_path.name)
     summary = summarize([compared.measure(image) for image in images])
 
-    evaluator = NMSRecallEvaluator(tmp_path.name, [0.5], distributed=False)
+    evaluator = NMSRecallEvaluator(tmp_path.name, [0.5])
     for model_input in all_inputs(compared):
         with candidates_before_nms(compared.model):
             evaluator.process([model_input], compared.model([model_input]))
