@@ -77,8 +77,8 @@ def read_field(field: Field, entries: list[dict]) -> Converted:
         try:
             new = read(value) if was_there else None
         except (ValueError, TypeError, LookupError, OverflowError):
-            raise Unusable(index, f"'{name}' is {show(value)}, not {what}") from None
-        became = "taken as missing" if new is None else f"read as {show(new)}"
+            raise Unusable(index, f"'{name}' is {_show(value)}, not {what}") from None
+        became = "taken as missing" if new is None else f"read as {_show(new)}"
         if new is None:
             if missing is REQUIRED:
                 raise Unusable(index, f"'{name}' is missing: it has to be {what}")
@@ -90,15 +90,15 @@ def read_field(field: Field, entries: list[dict]) -> Converted:
         is_same = new == value and type(new) is type(value)
         if was_there and not is_same:
             if not converted.indices:
-                converted = converted._replace(first=f"{show(value)} {became}")
+                converted = converted._replace(first=f"{_show(value)} {became}")
             converted.indices.append(index)
     return converted
 
 
-def show(value, limit: int = 50) -> str:
+def _show(value) -> str:
     """A value of a JSON file for a message, shortened."""
     text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
+    return text if len(text) <= 50 else f"{text[:50]}..."
 
 
 def _unwrapped(value):

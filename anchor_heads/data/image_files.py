@@ -57,51 +57,47 @@ class ImageHeader(NamedTuple):
         return self.size[::-1] if self.orientation in _SWAP_SIDES else self.size
 
 
-def read_image(path: str, format: str = "BGR", turn: bool = True) -> np.ndarray:
-    """Read an image file, as Detectron2's ``read_image`` does where nothing would be lost.
-
-    Pixels of 16 bits are scaled to 8, and transparent ones are laid on white. Pixels of 32 bits are
-    scaled like those of 16, and kept if none is above 255.
-
-    Args:
-        path (str): of the file.
-        format (str): "BGR", or another that Detectron2's ``read_image`` knows.
-        turn (bool): whether to turn the image as its EXIF tag says.
-
-    Returns:
-        ndarray: (H, W, C) uint8.
-
-    Raises:
-        ImageFileError: if it cannot be read, is not complete or holds floats.
-    """
-    return _read(path, format, lambda header: turn)
-
-
 def read_record_image(record: dict, format: str = "BGR") -> np.ndarray:
     """Read the image of a data set's record, in the frame of its annotations.
 
+    As Detectron2's ``read_image`` does it, where nothing would be lost: pixels of 16 bits are
+    scaled to 8, and transparent ones are laid on white. Pixels of 32 bits are scaled like those of
+    16, and kept if none is above 255.
+
     Args:
         record (dict): in Detectron2's data set format. Its "width" and "height" decide whether the
-            image is turned as its EXIF tag says; where both frames have this size, it is turned
-            unless the record has STORED_FRAME.
-        format (str): see :func:`read_image`.
+            image is turned as its EXIF tag says. Without them it is; where both frames have this
+            size, it is unless the record has STORED_FRAME.
+        format (str): "BGR", or another that Detectron2's ``read_image`` knows.
 
     Returns:
         ndarray: (H, W, C) uint8, of the size that the record has.
 
     Raises:
-        ImageFileError: see :func:`read_image`; and if the image has another size.
+        ImageFileError: if it cannot be read, is not complete, holds floats or has another size.
     """
+    path = record["file_name"]
+    try:
+        with _open(path) as file, Image.open(file) as image:
+            orientation = _orientation(image)
+            is_turned = _is_turned(record, ImageHeader(image.size, orientation))
+            image = _eight_bits_without_alpha(image, path)
+            if is_turned and orientation in _TURNS:
+                image = image.transpose(_TURNS[orientation])
+            return convert_PIL_to_numpy(image, format)
+    except (ImageFileError, MemoryError):
+        raise
+    except Exception as error:  # decoding a broken file may raise anything
+        raise ImageFileError(f"Cannot read the image {path}: {_reason(path, error)}") from error
 
-    def turn(header):
-        turned = header.turned_size
-        size = (record.get("width", turned[0]), record.get("height", turned[1]))
-        if size not in (turned, header.size):
-            raise ImageFileError(_other_size(record["file_name"], header, size))
-        is_stored = record.get(STORED_FRAME, False) and size == header.size
-        return size == turned and not is_stored
 
-    return _read(record["file_name"], format, turn)
+def _is_turned(record, header):
+    turned = header.turned_size
+    size = (record.get("width", turned[0]), record.get("height", turned[1]))
+    if size not in (turned, header.size):
+        raise ImageFileError(_other_size(record["file_name"], header, size))
+    is_stored = record.get(STORED_FRAME, False) and size == header.size
+    return size == turned and not is_stored
 
 
 def read_headers(paths: Iterable[str], behind_pixels: bool = False) -> list[ImageHeader]:
@@ -189,21 +185,6 @@ def _other_size(path, header, size):
 
 
 _FLOATS = "it has floating-point pixels: convert it to 8 bits, with the range that is right for it"
-
-
-def _read(path, format, turn):
-    try:
-        with _open(path) as file, Image.open(file) as image:
-            orientation = _orientation(image)
-            is_turned = turn(ImageHeader(image.size, orientation))
-            image = _eight_bits_without_alpha(image, path)
-            if is_turned and orientation in _TURNS:
-                image = image.transpose(_TURNS[orientation])
-            return convert_PIL_to_numpy(image, format)
-    except (ImageFileError, MemoryError):
-        raise
-    except Exception as error:  # decoding a broken file may raise anything
-        raise ImageFileError(f"Cannot read the image {path}: {_reason(path, error)}") from error
 
 
 def _reason(path, error):

@@ -153,17 +153,13 @@ def lowered_threshold(instances: Instances, score_threshold: float) -> tuple[flo
 
 
 def ground_truth_beside_detections(
-    image: np.ndarray,
-    ground_truth: Instances | dict,
-    instances: Instances,
-    metadata,
-    score_threshold: float = SCORE_THRESHOLD,
+    image: np.ndarray, ground_truth: Instances | dict, instances: Instances, metadata
 ) -> np.ndarray:
     """Two copies of the image side by side: the annotated boxes, and the detections.
 
-    Args: see :func:`draw_ground_truth`, :func:`draw_detections` and :func:`lowered_threshold`.
+    Args: see :func:`draw_ground_truth` and :func:`draw_detections`.
     """
-    panels = _ground_truth_and_detections(image, ground_truth, instances, metadata, score_threshold)
+    panels = _ground_truth_and_detections(image, ground_truth, instances, metadata, SCORE_THRESHOLD)
     return draw_panels(panels, columns=2)
 
 

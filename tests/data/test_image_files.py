@@ -12,7 +12,6 @@ from anchor_heads.data.image_files import (
     ImageFileError,
     is_stored_frame,
     read_headers,
-    read_image,
     read_record_image,
 )
 
@@ -30,17 +29,22 @@ def write(path, pixels=PIXELS, orientation=None, **options):
     return str(path)
 
 
+def read(path, format="BGR"):
+    return read_record_image({"file_name": path}, format)
+
+
 @pytest.mark.parametrize("orientation", [None, *range(9), 77])
 def test_images_are_turned_as_detectron2_turns_them(tmp_path, orientation):
     path = write(tmp_path / "x.png", orientation=orientation)
-    np.testing.assert_array_equal(read_image(path), detectron2_read_image(path, "BGR"))
-    np.testing.assert_array_equal(read_image(path, "RGB", turn=False), PIXELS)
+    np.testing.assert_array_equal(read(path), detectron2_read_image(path, "BGR"))
+    record = {"file_name": path, "width": 6, "height": 4, STORED_FRAME: True}
+    np.testing.assert_array_equal(read_record_image(record, "RGB"), PIXELS)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
 def test_modes_that_lose_nothing_are_as_in_detectron2(tmp_path, mode):
     path = write(tmp_path / "x.tif", Image.fromarray(PIXELS).convert(mode))
-    np.testing.assert_array_equal(read_image(path), detectron2_read_image(path, "BGR"))
+    np.testing.assert_array_equal(read(path), detectron2_read_image(path, "BGR"))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -51,38 +55,38 @@ def test_16_bits_are_scaled(tmp_path, suffix, caplog, monkeypatch):
     path = write(tmp_path / f"x.{suffix}", grey)
     expected = np.array([[0, 0, 1], [128, 255, 255]], np.uint8)
     for channel in range(3):
-        np.testing.assert_array_equal(read_image(path)[:, :, channel], expected)
+        np.testing.assert_array_equal(read(path)[:, :, channel], expected)
     assert "scaled to 8 bits" in caplog.text and "becomes black" not in caplog.text
-    assert read_image(write(tmp_path / f"dark.{suffix}", grey // 257)).max() == 0
+    assert read(write(tmp_path / f"dark.{suffix}", grey // 257)).max() == 0
     assert f"dark.{suffix} has 16 bits per pixel and none above 255, so that it bec" in caplog.text
 
 
 def test_32_bits_are_kept_if_they_are_values_of_8(tmp_path):
     grey = np.array([[0, 1, 100], [128, 254, 255]], np.int32)
-    np.testing.assert_array_equal(read_image(write(tmp_path / "8.tif", grey))[:, :, 1], grey)
-    np.testing.assert_array_equal(read_image(write(tmp_path / "16.tif", grey * 256))[:, :, 1], grey)
+    np.testing.assert_array_equal(read(write(tmp_path / "8.tif", grey))[:, :, 1], grey)
+    np.testing.assert_array_equal(read(write(tmp_path / "16.tif", grey * 256))[:, :, 1], grey)
 
 
 def test_floats_and_32_bits_are_refused(tmp_path):
     floats = write(tmp_path / "floats.tif", np.ones((4, 6), np.float32))
     with pytest.raises(ImageFileError, match=r"floats\.tif: it has floating-point pixels: convert"):
-        read_image(floats)
+        read(floats)
     large = write(tmp_path / "large.tif", np.full((4, 6), 70000, np.int32))
     with pytest.raises(ImageFileError, match=r"large\.tif: its pixels go from 70000 to 70000"):
-        read_image(large)
+        read(large)
     assert "floating-point" in read_headers([floats])[0].wrong
 
 
 def test_transparent_pixels_are_laid_on_white(tmp_path):
     alpha = np.full((4, 6, 1), 255, np.uint8)
     opaque = write(tmp_path / "opaque.png", np.concatenate([PIXELS, alpha], 2))
-    np.testing.assert_array_equal(read_image(opaque, "RGB"), PIXELS)
+    np.testing.assert_array_equal(read(opaque, "RGB"), PIXELS)
     alpha[:2] = 0
     clear = write(tmp_path / "clear.png", np.concatenate([PIXELS, alpha], 2))
-    np.testing.assert_array_equal(read_image(clear, "RGB")[:2], 255)
-    np.testing.assert_array_equal(read_image(clear, "RGB")[2:], PIXELS[2:])
+    np.testing.assert_array_equal(read(clear, "RGB")[:2], 255)
+    np.testing.assert_array_equal(read(clear, "RGB")[2:], PIXELS[2:])
     grey = write(tmp_path / "grey.png", np.concatenate([PIXELS[:, :, :1], alpha], 2))
-    assert read_image(grey)[:2].min() == 255
+    assert read(grey)[:2].min() == 255
 
 
 def test_broken_files_are_named(tmp_path):
@@ -98,7 +102,7 @@ def test_broken_files_are_named(tmp_path):
         (tmp_path / name).write_bytes(content)
     for name in [*contents, "absent.jpg"]:
         with pytest.raises(ImageFileError, match=f"Cannot read the image {tmp_path / name}: ."):
-            read_image(str(tmp_path / name))
+            read(str(tmp_path / name))
     headers = read_headers(str(tmp_path / name) for name in [*contents, "absent.jpg"])
     assert [bool(header.wrong) for header in headers] == [False, True, True, True, True]
     assert headers[0].size == (120, 80)
@@ -111,9 +115,7 @@ def test_records_are_read_in_the_frame_of_their_annotations(tmp_path):
     np.testing.assert_array_equal(read_record_image(record, "RGB"), PIXELS)
     turned = {"file_name": path, "width": 4, "height": 6}
     np.testing.assert_array_equal(read_record_image(turned), detectron2_read_image(path, "BGR"))
-    np.testing.assert_array_equal(
-        read_record_image({"file_name": path}), detectron2_read_image(path, "BGR")
-    )
+    np.testing.assert_array_equal(read(path), detectron2_read_image(path, "BGR"))
     with pytest.raises(ImageFileError, match="x.png has 4x6 or 6x4 pixels, .* for 6x5"):
         read_record_image({**record, "height": 5})
 
