@@ -19,7 +19,6 @@ command ends with 1.
 import itertools
 import json
 
-import numpy as np
 import torch
 
 from anchor_heads.analysis.benchmark.measure import RUNTIMES, measure
@@ -32,6 +31,7 @@ from anchor_heads.cli.arguments import (
     check_outputs,
     load_configs,
     open_output,
+    positive,
 )
 from anchor_heads.errors import first_line
 
@@ -44,10 +44,11 @@ def add_arguments(parser):
 
     add_config(parser, several=True, weights="random weights")
     add_output(parser, "FILE", help="JSON file for the results of each turn")
-    parser.add_argument("--image-size", type=int, nargs=2, default=[800, 1216], metavar=("H", "W"))
+    size = [800, 1216]
+    parser.add_argument("--image-size", type=positive, nargs=2, default=size, metavar=("H", "W"))
     add_list("--task", ["inference"], "what is measured", choices=("inference", "training"))
-    add_list("--batch-size", [1], "images, in inference", type=int)
-    add_list("--train-batch-size", [1], "images, in training", type=int)
+    add_list("--batch-size", [1], "images, in inference", type=positive)
+    add_list("--train-batch-size", [1], "images, in training", type=positive)
     dtypes = ("float32", "bfloat16", "float16")
     add_list("--dtype", ["float32"], "other than float32 by autocast", choices=dtypes)
     kept = "in inference, the shares of the locations kept by models that predict them"
@@ -56,8 +57,8 @@ def add_arguments(parser):
     add_list(
         "--runtime", [], "besides eager PyTorch; only compile trains", choices=sorted(RUNTIMES)
     )
-    parser.add_argument("--repeats", type=int, default=5, help="turns (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=positive, default=5, help="turns (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=2, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
 
 
@@ -66,9 +67,6 @@ def check_options(args):
     Raises:
         ValueError: if a number is out of its range, or there is no such device.
     """
-    for name in ("image_size", "batch_size", "train_batch_size", "repeats", "threads"):
-        if np.min(getattr(args, name)) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
     if min(args.objects) < 0 or min(args.kept) <= 0 or max(args.kept) > 1:
         raise ValueError("--objects must be at least 0, and --kept shares in (0, 1]")
     try:

@@ -81,6 +81,16 @@ def check_resumed_config(
             f"--resume: {path} is a checkpoint of another model. {_describe(changed, keys)} Give "
             "the config of the stopped run, or another OUTPUT_DIR."
         )
+    _check_optimizer(path, saved, optimizer, changed)
+    check_resumed_state(path, step, optimizer)
+    check_class_order(path, checkpoint.get("class_names"), cfg, cfg.DATASETS.TRAIN)
+    for key, (old, new) in changed.items():
+        effect = "the seed of the stopped run stays" if key == "SEED" else "takes effect now"
+        logger.warning(f"{key} was {old} in the checkpoint and is {new}: {effect}.")
+
+
+def _check_optimizer(path, saved, optimizer, changed) -> None:
+    """Raise ValueError if the saved groups of parameters are of another optimizer, or others."""
     keys = [key for key in changed if key.startswith("SOLVER.")]
     if saved[0].keys() - {"initial_lr"} != optimizer.param_groups[0].keys() - {"initial_lr"}:
         raise ValueError(
@@ -93,11 +103,6 @@ def check_resumed_config(
             f"--resume: the optimizer in {path} has the parameters in other groups. "
             f"{_describe(changed, keys)} Resume with the values of the stopped run."
         )
-    check_resumed_state(path, step, optimizer)
-    check_class_order(path, checkpoint.get("class_names"), cfg, cfg.DATASETS.TRAIN)
-    for key, (old, new) in changed.items():
-        effect = "the seed of the stopped run stays" if key == "SEED" else "takes effect now"
-        logger.warning(f"{key} was {old} in the checkpoint and is {new}: {effect}.")
 
 
 def resume_loader(loader, start_iter: int) -> None:

@@ -65,7 +65,7 @@ LINES = [
     ("analyze --config-file config.yaml --image-size -5 64", "-5 must be at least 1"),
     ("analyze --config-file config.yaml --image-size 64 x", "invalid positive value: 'x'"),
     ("benchmark --config-file config.yaml --device gpu", "--device gpu cannot be used here"),
-    ("benchmark --config-file config.yaml --threads 0", "--threads must be at least 1"),
+    ("benchmark --config-file config.yaml --threads 0", "0 must be at least 1"),
     ("benchmark --config-file config.yaml --kept 2", "--kept shares in (0, 1]"),
     (f"export {MODEL} --format foo --output x.onnx", 'no format "foo": choose onnx, torch'),
     (f"export {MODEL} --format onnx --output x.bin", "a file of format onnx ends with .onnx"),
