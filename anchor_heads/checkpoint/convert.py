@@ -50,7 +50,7 @@ def recognize(keys: Iterable[str], version: str = "") -> Format | None:
     for format in FORMATS:
         is_version = not format.versions or version.startswith(format.versions)
         if is_version and all(
-            any(_fits(pattern, key) for key in keys) for pattern in format.signature_keys
+            any(re.fullmatch(pattern, key) for key in keys) for pattern in format.signature_keys
         ):
             return format
     return None
@@ -72,7 +72,7 @@ def convert(weights: dict[str, Tensor], format: Format) -> Converted:
         if name is not None:
             converted[name] = _value(key, tensor, format)
         else:
-            known = any(_fits(pattern, key) for pattern in format.unused)
+            known = any(re.fullmatch(pattern, key) for pattern in format.unused)
             (unused if known else unknown).append(key)
     return Converted(converted, unused, unknown)
 
@@ -108,10 +108,6 @@ def without_unread_counters(weights: dict[str, Tensor], model: Iterable[str]) ->
     return {name: x for name, x in weights.items() if name in names or not name.endswith(COUNTER)}
 
 
-def _fits(pattern: str, key: str) -> bool:
-    return re.fullmatch(pattern, key) is not None
-
-
 def _name(key: str, format: Format) -> str | None:
     for pattern, name in format.names.items():
         match = re.fullmatch(pattern, key)
@@ -122,6 +118,6 @@ def _name(key: str, format: Format) -> str | None:
 
 def _value(key: str, tensor: Tensor, format: Format) -> Tensor:
     for pattern, change in format.values.items():
-        if _fits(pattern, key):
+        if re.fullmatch(pattern, key):
             return change(tensor)
     return tensor

@@ -48,10 +48,6 @@ def read_pickled_weights(file: str) -> dict:
         data = load_pickle(stream, file)
     if not isinstance(data, dict):
         raise ValueError(f"{file} has no weights, but a {type(data).__name__}.")
-    return _in_detectron2_form(data)
-
-
-def _in_detectron2_form(data: dict) -> dict:
     if "model" in data and "__author__" in data:
         return data
     data = data.get("blobs", data)  # Caffe2's detectors have them, its ImageNet models do not
