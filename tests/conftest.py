@@ -1,5 +1,6 @@
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -11,3 +12,14 @@ def _single_threaded():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _catalogs_as_before():
+    """Data sets that a test registers are forgotten after it."""
+    catalogs = DatasetCatalog, MetadataCatalog
+    before = [set(catalog) for catalog in catalogs]
+    yield
+    for catalog, names in zip(catalogs, before, strict=True):
+        for name in set(catalog) - names:
+            catalog.pop(name)

@@ -5,7 +5,6 @@ import logging
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from anchor_heads import get_cfg
 
@@ -21,15 +20,6 @@ COCO = {
     ],
     "categories": [{"id": 20, "name": "c"}, {"id": 4, "name": "a"}, {"id": 9, "name": "b"}],
 }
-
-
-@pytest.fixture(autouse=True)
-def _restore_catalogs():
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 @pytest.fixture

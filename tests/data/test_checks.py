@@ -382,5 +382,4 @@ def test_folders_of_other_formats(coco, save, config, tmp_path, files, found):
         message = f"annotations of {found}. Convert them with: {command}" if found else "a folder"
         with pytest.raises((ValueError, FileNotFoundError), match=message):
             check_datasets(cfg)
-        for name in ("other",):
-            DatasetCatalog.pop(name, None), MetadataCatalog.pop(name, None)
+        DatasetCatalog.pop("other"), MetadataCatalog.pop("other")

@@ -143,8 +143,5 @@ def test_images_of_unknown_size_cannot_be_grouped(make_cfg):
     records = [{"file_name": "0.png", "image_id": 0, "annotations": []}]
     DatasetCatalog.register("tiny_without_sizes", lambda: records)
     cfg.DATASETS.TRAIN = ("tiny_without_sizes",)
-    try:
-        with pytest.raises(ValueError, match="width.*ASPECT_RATIO_GROUPING False"):
-            build_train_loader(cfg)
-    finally:
-        DatasetCatalog.remove("tiny_without_sizes")
+    with pytest.raises(ValueError, match="width.*ASPECT_RATIO_GROUPING False"):
+        build_train_loader(cfg)

@@ -44,9 +44,7 @@ def script(tmp_path):
         with loggers_as_before():
             launch(names["main"], argument_parser().parse_args([*map(str, command_line)]))
 
-    yield run
-    DatasetCatalog.pop("cells_train", None)
-    MetadataCatalog.pop("cells_train", None)
+    return run
 
 
 def test_it_trains_and_evaluates(tmp_path, script):

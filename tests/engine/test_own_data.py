@@ -14,9 +14,7 @@ from anchor_heads.engine import Trainer, setup
 @pytest.fixture
 def folder(tmp_path):
     write_data_set(tmp_path, num_images=3)
-    yield tmp_path
-    DatasetCatalog.pop(tmp_path.name, None)
-    MetadataCatalog.pop(tmp_path.name, None)
+    return tmp_path
 
 
 def change_annotations(folder, change):

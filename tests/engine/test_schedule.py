@@ -20,11 +20,8 @@ def test_epochs_are_of_the_images_that_the_loader_keeps():
     """Of two images, one without a visible keypoint."""
     objects = [{"iscrowd": 0, "category_id": 0, "keypoints": [1, 1, v]} for v in (0, 2)]
     DatasetCatalog.register("keypoints", lambda: [{"annotations": [x]} for x in objects])
-    try:
-        cfg = get_cfg()
-        cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_EPOCHS = ("keypoints",), 1, 5.0
-        assert scale_to_epochs(cfg).SOLVER.MAX_ITER == 10
-        cfg.MODEL.KEYPOINT_ON = True
-        assert scale_to_epochs(cfg).SOLVER.MAX_ITER == 5
-    finally:
-        DatasetCatalog.remove("keypoints")
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_EPOCHS = ("keypoints",), 1, 5.0
+    assert scale_to_epochs(cfg).SOLVER.MAX_ITER == 10
+    cfg.MODEL.KEYPOINT_ON = True
+    assert scale_to_epochs(cfg).SOLVER.MAX_ITER == 5

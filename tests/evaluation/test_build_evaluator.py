@@ -30,16 +30,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def forget():
-    """Forgets the data sets that a test registers."""
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-
-
 def write_json(folder, annotations, categories=(7, 3)):
     height, width = IMAGE_SIZE
     content = {
@@ -89,7 +79,6 @@ def evaluate(evaluator, dataset_name, outputs):
 OBJECTS = [(1, 7, [10, 10, 40, 40]), (2, 3, [60, 60, 20, 20]), (2, 3, [5, 5, 10, 0])]
 
 
-@pytest.mark.usefixtures("forget")
 def test_ap_is_on_the_cleaned_annotations(folder):
     cfg = config(folder, write_json(folder, OBJECTS), "own")
     outputs = {
@@ -105,7 +94,6 @@ def test_ap_is_on_the_cleaned_annotations(folder):
     assert written[0]["bbox"] == [10, 10, 40, 40]
 
 
-@pytest.mark.usefixtures("forget")
 def test_no_detection_at_all_is_ap_0(folder):
     cfg = config(folder, write_json(folder, OBJECTS), "own")
     nothing = {"instances": detections([], [])}
@@ -114,7 +102,6 @@ def test_no_detection_at_all_is_ap_0(folder):
     assert math.isnan(result["APl"])  # no such object
 
 
-@pytest.mark.usefixtures("forget")
 def test_images_without_any_object(folder):
     cfg = config(folder, write_json(folder, []), "own")
     outputs = dict.fromkeys((1, 2), {"instances": detections([[0, 0, 9, 9]], [0])})
@@ -122,7 +109,6 @@ def test_images_without_any_object(folder):
     assert all(math.isnan(value) for value in result.values())
 
 
-@pytest.mark.usefixtures("forget")
 @pytest.mark.parametrize("own", [True, False], ids=["COCO_FORMAT", "registered by Detectron2"])
 def test_without_public_annotations_results_are_written(folder, own):
     json_file = write_json(folder, annotations=None)
@@ -137,7 +123,6 @@ def test_without_public_annotations_results_are_written(folder, own):
     assert written == [{"image_id": i, **expected} for i in (1, 2)]
 
 
-@pytest.mark.usefixtures("forget")
 def test_proposals_have_recall_and_are_written(folder):
     cfg = config(folder, write_json(folder, OBJECTS), "own")
     cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
@@ -163,7 +148,6 @@ def test_proposals_have_recall_and_are_written(folder):
     assert [x.tolist() for x in written["objectness_logits"]] == [[0], []]
 
 
-@pytest.mark.usefixtures("forget")
 def test_each_of_several_test_sets_has_its_own_folder(folder):
     cfg = config(folder, write_json(folder, OBJECTS), "first", "second")
     cfg.TEST.SHOW_DIR = str(folder / "show")
@@ -174,7 +158,6 @@ def test_each_of_several_test_sets_has_its_own_folder(folder):
         assert (folder / "show" / name / "a" / "1.png").exists()
 
 
-@pytest.mark.usefixtures("forget")
 def test_show_dir_has_every_image_with_its_detections(folder):
     cfg = config(folder, write_json(folder, OBJECTS), "own")
     cfg.TEST.SHOW_DIR = str(folder / "show")
@@ -189,7 +172,6 @@ def test_show_dir_has_every_image_with_its_detections(folder):
     assert (plain == 128).all()  # its only detection is too weak to be painted
 
 
-@pytest.mark.usefixtures("forget")
 def test_data_sets_with_rules_of_their_own_are_refused(folder):
     cfg = config(folder, write_json(folder, OBJECTS), "own")
     MetadataCatalog.pop("own")
@@ -198,7 +180,6 @@ def test_data_sets_with_rules_of_their_own_are_refused(folder):
         build_evaluator(cfg, "own")
 
 
-@pytest.mark.usefixtures("forget")
 @pytest.mark.parametrize("limit, ap", [(100, 100 * 67 / 101), (150, 100), (500, 100), (-1, 100)])
 def test_as_many_detections_count_as_the_model_may_make(folder, limit, ap):
     """100 of 150 objects found are the recall points 0 to 0.66 of the 101 up to 1."""
@@ -222,7 +203,6 @@ def write_fields(folder, *fields):
     return json_file
 
 
-@pytest.mark.usefixtures("forget")
 def test_masks_that_cannot_be_evaluated_are_refused_at_once(folder):
     mask = {"segmentation": [[10, 10, 50, 10, 50, 50]]}
     cfg = config(folder, write_fields(folder, mask, {"segmentation": []}), "own")
@@ -235,7 +215,6 @@ def test_masks_that_cannot_be_evaluated_are_refused_at_once(folder):
     build_evaluator(cfg, "own")
 
 
-@pytest.mark.usefixtures("forget")
 def test_keypoints_that_cannot_be_evaluated_are_refused_at_once(folder):
     points = {"keypoints": [12, 12, 2, 20, 20, 1]}
     cfg = config(folder, write_fields(folder, points, {}), "own")  # the second's are not labelled
@@ -258,7 +237,6 @@ def test_keypoints_that_cannot_be_evaluated_are_refused_at_once(folder):
         build_evaluator(cfg, "own")
 
 
-@pytest.mark.usefixtures("forget")
 def test_results_stay_in_the_output_folder(folder):
     cfg = config(folder, write_json(folder, OBJECTS))
     for name in ("../../../escaped", "/tmp/escaped", "a\\b", ".."):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, BoxMode, Instances
 
@@ -30,20 +30,9 @@ def reference_candidates(image):
     )
 
 
-@pytest.fixture
-def register():
-    """Registers a data set of records and forgets it after the test."""
-    names = []
-
-    def register_records(records, name="nms_recall_test"):
-        DatasetCatalog.register(name, lambda: records)
-        names.append(name)
-        return name
-
-    yield register_records
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
+def register(records, name="nms_recall_test"):
+    DatasetCatalog.register(name, lambda: records)
+    return name
 
 
 def record(image_id, boxes, crowd=()):
@@ -80,7 +69,7 @@ def test_overlaps_equal_the_published_ones(image):
     )
 
 
-def test_evaluator_equals_the_published_result(register):
+def test_evaluator_equals_the_published_result():
     images = range(NUM_REFERENCE_IMAGES)
     name = register([record(i, reference_boxes(f"img{i}/gt_boxes").tolist()) for i in images])
     evaluator = NMSRecallEvaluator(name, nms_thresholds=[0.5])
@@ -104,7 +93,7 @@ def test_recall_is_strict_and_zero_where_nothing_was_found():
     )
 
 
-def test_nms_loses_the_well_located_box_of_lower_score(register):
+def test_nms_loses_the_well_located_box_of_lower_score():
     """IoU with the object: 0.5 for the best scored box, 1 for the second; 0.5 between the two."""
     name = register([record(1, [[0, 0, 40, 40]])])
     evaluator = NMSRecallEvaluator(name, nms_thresholds=[0.3, 0.7])
@@ -115,7 +104,7 @@ def test_nms_loses_the_well_located_box_of_lower_score(register):
     assert result["NR@0.7"] == 100
 
 
-def test_class_matters_for_nms_but_not_for_the_object(register):
+def test_class_matters_for_nms_but_not_for_the_object():
     name = register([record(1, [[0, 0, 40, 40]])])
     evaluator = NMSRecallEvaluator(name, nms_thresholds=[0.3])
     found = candidates([[0, 0, 40, 20], [0, 0, 40, 40]], [0.9, 0.8], classes=[0, 2])
@@ -123,7 +112,7 @@ def test_class_matters_for_nms_but_not_for_the_object(register):
     assert evaluator.evaluate()["nms_recall"]["NR@0.3"] == 100
 
 
-def test_crowds_and_images_without_objects_or_candidates(register):
+def test_crowds_and_images_without_objects_or_candidates():
     name = register(
         [
             record(1, []),
@@ -142,7 +131,7 @@ def test_crowds_and_images_without_objects_or_candidates(register):
     assert evaluator.evaluate()["nms_recall"]["NR@0.5"] == 100
 
 
-def test_no_object_at_all_gives_no_result(register):
+def test_no_object_at_all_gives_no_result():
     evaluator = NMSRecallEvaluator(register([record(1, [])]))
     assert evaluator.evaluate() == {}
     evaluator.process([{"image_id": 1}], [{"instances": candidates([], [])}])

@@ -12,8 +12,7 @@ from anchor_heads.evaluation import PaintedImagesEvaluator
 
 @pytest.fixture
 def metadata():
-    yield MetadataCatalog.get("painted_images_test")
-    MetadataCatalog.pop("painted_images_test")
+    return MetadataCatalog.get("painted_images_test")
 
 
 def detections():

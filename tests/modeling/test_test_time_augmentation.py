@@ -140,9 +140,6 @@ def test_loader_gives_the_original_image(tmp_path, image):
     cv2.imwrite(path, image)
     record = {"file_name": path, "height": HEIGHT, "width": WIDTH, "image_id": 1}
     DatasetCatalog.register("tta_test", lambda: [record])
-    try:
-        ((loaded,),) = build_tta_test_loader(config(), "tta_test")
-    finally:
-        DatasetCatalog.remove("tta_test")
+    ((loaded,),) = build_tta_test_loader(config(), "tta_test")
     assert loaded["image"].equal(as_input(image)["image"])
     assert len(DatasetMapperTTA(config(MIN_SIZES=(48, 64), FLIP=True))(loaded)) == 4

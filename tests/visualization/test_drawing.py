@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from anchor_heads.visualization.drawing import (
@@ -220,9 +220,7 @@ def data_set(tmp_path):
         cv2.imwrite(path, image(60, 80))
         records.append({"file_name": path, "image_id": i, "annotations": []})
     DatasetCatalog.register("visualization_test", lambda: records)
-    yield "visualization_test"
-    DatasetCatalog.remove("visualization_test")
-    MetadataCatalog.pop("visualization_test", None)
+    return "visualization_test"
 
 
 def test_picture_of_the_first_images_of_a_data_set(data_set):

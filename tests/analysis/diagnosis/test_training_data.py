@@ -3,7 +3,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 
 from anchor_heads import get_cfg
@@ -17,15 +17,6 @@ BOXES = [  # image, category, box, crowd
     (3, 7, [0, 0, 400, 50], 0),
     (3, 7, [40, 5, 4, 4], 0),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _restore_catalogs():
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 @pytest.fixture
