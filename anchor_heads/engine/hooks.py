@@ -84,18 +84,6 @@ class WeightAverage(HookBase):
         self.average.load_state_dict(state)
 
 
-class SaveAtEnd(HookBase):
-    """Saves a model once, after the training, also after one that ended early."""
-
-    def __init__(self, checkpointer, name: str):
-        self.checkpointer = checkpointer
-        self.name = name
-
-    def after_train(self):
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
-            self.checkpointer.save(self.name, iteration=self.trainer.max_iter - 1)
-
-
 class EvalHook(hooks.EvalHook):
     """Detectron2's, which does not evaluate again when a training ends early by an evaluation."""
 
@@ -121,12 +109,7 @@ class BestModel(hooks.BestCheckpointer):
     """
 
     def __init__(
-        self,
-        period: int,
-        checkpointer: AtomicCheckpointer,
-        metric: str,
-        data_sets: Sequence[str],
-        step: TrainStep,
+        self, period: int, checkpointer: AtomicCheckpointer, metric: str, data_sets: Sequence[str]
     ):
         """
         Args:
@@ -134,11 +117,9 @@ class BestModel(hooks.BestCheckpointer):
             checkpointer (AtomicCheckpointer): of the model that is evaluated.
             metric (str): name in the storage, such as "bbox/AP"; higher is better.
             data_sets (sequence[str]): DATASETS.TEST; values of others cannot be compared.
-            step (TrainStep): of the trainer; names the run.
         """
         super().__init__(period, checkpointer, metric)
         self.data_sets = list(data_sets)
-        self.step = step
 
     def before_train(self):
         path = os.path.join(self._checkpointer.save_dir, f"{self._file_prefix}.pth")
@@ -154,11 +135,8 @@ class BestModel(hooks.BestCheckpointer):
 
     def _of(self) -> dict:
         """What values must have in common to be compared."""
-        return {
-            "metric": self._val_metric,
-            "data_sets": self.data_sets,
-            "run_id": self.step.run_id,
-        }
+        run = self.trainer.run_id
+        return {"metric": self._val_metric, "data_sets": self.data_sets, "run_id": run}
 
 
 class EndOfTraining(BaseException):

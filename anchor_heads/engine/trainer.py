@@ -28,7 +28,6 @@ from anchor_heads.engine.hooks import (
     EndOfTraining,
     EvalHook,
     PicturesInTraining,
-    SaveAtEnd,
     WeightAverage,
 )
 from anchor_heads.engine.lazy import is_lazy, train_or_evaluate_lazy
@@ -228,11 +227,7 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.BEST_METRIC and comm.is_main_process():
             checkpointer = AtomicCheckpointer(best, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
             best_model = BestModel(
-                cfg.TEST.EVAL_PERIOD,
-                checkpointer,
-                cfg.TEST.BEST_METRIC,
-                cfg.DATASETS.TEST,
-                self._trainer,
+                cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
             )
             evaluating.append(best_model)
         if cfg.SOLVER.EARLY_STOP_PATIENCE:
@@ -250,6 +245,11 @@ class Trainer(DefaultTrainer):
     def current_batch(self) -> list[dict]:
         """This process's images of the current iteration, as the mapper made them."""
         return self._trainer.batch
+
+    @property
+    def run_id(self) -> str:
+        """See :class:`TrainStep`."""
+        return self._trainer.run_id
 
     def resume_or_load(self, resume=True):
         """Same as Detectron2's, with settings of the config that take effect in a resumed run.
@@ -313,7 +313,12 @@ class Trainer(DefaultTrainer):
         checkpointer = AtomicCheckpointer(
             average.average.module, self.cfg.OUTPUT_DIR, tag=False, extra=_extra(self.cfg)
         )
-        return SaveAtEnd(checkpointer, "model_final_ema")
+
+        def save(trainer):
+            if trainer.iter + 1 >= trainer.max_iter:  # not of a training that was stopped
+                checkpointer.save("model_final_ema", iteration=trainer.max_iter - 1)
+
+        return hooks.CallbackHook(after_train=save)
 
     def _test_model(self) -> dict:
         self._last_eval_results = self.test(self.cfg, self.model)  # where DefaultTrainer has them

@@ -24,6 +24,8 @@ from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
 from tabulate import tabulate
 
+logger = logging.getLogger(__name__)
+
 # float32 as the IoUs, so that "higher than" is exact.
 IOU_THRESHOLDS = np.linspace(0.5, 0.9, 9, dtype=np.float32)
 # The paper uses 0.5; the others show how the result depends on it.
@@ -88,7 +90,6 @@ class NMSRecallEvaluator(DatasetEvaluator):
             dataset_name (str): a registered data set with annotations.
             nms_thresholds (sequence of float): IoU thresholds of NMS.
         """
-        self._logger = logging.getLogger(__name__)
         self._nms_thresholds = tuple(nms_thresholds)
         self._gt_boxes = {
             record["image_id"]: _gt_boxes(record) for record in DatasetCatalog.get(dataset_name)
@@ -121,11 +122,11 @@ class NMSRecallEvaluator(DatasetEvaluator):
         gathered = comm.gather(self._overlaps, dst=0)
         if not comm.is_main_process():
             return {}
-        overlaps = torch.cat([*itertools.chain(*gathered), torch.zeros(0, self._num_columns)])
-        if len(overlaps) == 0:
-            self._logger.warning("No annotated objects: NMS recall cannot be computed.")
+        overlaps = [*itertools.chain(*gathered)]
+        if not any(map(len, overlaps)):
+            logger.warning("No annotated objects: NMS recall cannot be computed.")
             return {}
-        before, *after = overlaps.numpy().T
+        before, *after = torch.cat(overlaps).numpy().T
         rows = [_summary(nms_recall(before, x)) for x in after]
         self._log_table(rows)
         return {
@@ -136,14 +137,10 @@ class NMSRecallEvaluator(DatasetEvaluator):
             }
         }
 
-    @property
-    def _num_columns(self) -> int:
-        return 1 + len(self._nms_thresholds)
-
     def _log_table(self, rows: list[dict[str, float]]) -> None:
         cells = [[nms, *row.values()] for nms, row in zip(self._nms_thresholds, rows, strict=True)]
         table = tabulate(cells, ["NMS at", *rows[0]], tablefmt="pipe", floatfmt=("g", *[".3f"] * 6))
-        self._logger.info("NMS recall:\n" + table)
+        logger.info("NMS recall:\n" + table)
 
 
 def _summary(recall: np.ndarray) -> dict[str, float]:
