@@ -10,6 +10,7 @@ from typing import IO
 from detectron2.config import CfgNode
 
 from anchor_heads import engine
+from anchor_heads.config import get_cfg
 from anchor_heads.export import ExportedPredictor, is_exported
 from anchor_heads.files import open_and_rename
 from anchor_heads.visualization.drawing import SCORE_THRESHOLD
@@ -82,7 +83,7 @@ def parse(parser: argparse.ArgumentParser, command_line: Sequence[str]) -> argpa
     """
     if parser.get_default("opts") is None:
         return parser.parse_intermixed_args(command_line)
-    others, overrides = _split_overrides(list(command_line))
+    others, overrides = _split_overrides(command_line)
     args = parser.parse_intermixed_args(others)
     args.opts = overrides
     args.command = shlex.join([*parser.prog.split(), *command_line])
@@ -247,14 +248,15 @@ def open_output(path: str) -> Iterator[IO[str]]:
         yield file
 
 
-def _split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Take the overrides, which end at the next option, out of a command line."""
+def _split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The other arguments, and the overrides: from a config key to the next option."""
+    keys = get_cfg()
     others, overrides = [], []
-    while arguments:
-        before, arguments = engine.split_overrides(arguments)
-        is_option = [argument.startswith("--") for argument in arguments]
-        end = (is_option + [True]).index(True)
-        others += before
-        overrides += arguments[:end]
-        arguments = arguments[end:]
+    current = others
+    for argument in arguments:
+        if argument.startswith("--"):
+            current = others
+        elif argument.split(".")[0] in keys and not os.path.exists(argument):
+            current = overrides
+        current.append(argument)
     return others, overrides

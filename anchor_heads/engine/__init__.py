@@ -1,7 +1,7 @@
 """Training and evaluation of a config, on one process or many."""
 
 from anchor_heads.engine.launch import launch
-from anchor_heads.engine.setup import argument_parser, load_config, setup, split_overrides
+from anchor_heads.engine.setup import argument_parser, load_config, setup
 from anchor_heads.engine.trainer import Trainer, train_or_evaluate
 
 __all__ = [
@@ -10,6 +10,5 @@ __all__ = [
     "launch",
     "load_config",
     "setup",
-    "split_overrides",
     "train_or_evaluate",
 ]

@@ -137,14 +137,6 @@ def merge_config(args: Namespace) -> CfgNode:
     return cfg
 
 
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into the paths before the first config key, and the overrides from there."""
-    keys = get_cfg()
-    is_path = [os.path.exists(x) or x.split(".")[0] not in keys for x in arguments]
-    first_key = (is_path + [False]).index(False)
-    return arguments[:first_key], arguments[first_key:]
-
-
 def check_batch_size(cfg: CfgNode, args: Namespace, num_processes: int) -> None:
     """Check that the images of a batch can be divided among the processes.
 
