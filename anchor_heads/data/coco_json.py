@@ -147,8 +147,9 @@ def clean(coco: dict, label: str) -> Cleaning:
     coco.setdefault("info", {})
     box_format = None
     if "annotations" in coco:
-        box_format = _likely_box_format(coco)
-        changes += _clean_annotations(coco)
+        boxes, is_listed, image_sizes = _boxes_and_sizes(coco)
+        box_format = likely_format(boxes[is_listed], image_sizes[is_listed])
+        changes += _clean_annotations(coco, boxes, is_listed, image_sizes)
     cleaning = Cleaning(tuple(changes), box_format)
     _warn(label, cleaning)
     return cleaning
@@ -322,15 +323,9 @@ def _boxes_and_sizes(coco):
     return boxes, indices >= 0, image_sizes[indices]
 
 
-def _likely_box_format(coco):
-    boxes, is_listed, image_sizes = _boxes_and_sizes(coco)
-    return likely_format(boxes[is_listed], image_sizes[is_listed])
-
-
-def _clean_annotations(coco) -> list[Change]:
+def _clean_annotations(coco, boxes, is_listed, image_sizes) -> list[Change]:
     """Drop the annotations that cannot be used, and complete the others."""
     annotations = coco["annotations"]
-    boxes, is_listed, image_sizes = _boxes_and_sizes(coco)
     cleaned = clean_boxes(boxes, image_sizes)
     has_size, is_inside = cleaned.has_size, cleaned.is_inside
     usable = is_listed & has_size & is_inside

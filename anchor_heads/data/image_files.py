@@ -5,7 +5,6 @@ either of the turned image, which viewers show, or of the stored one; the sizes 
 file say which.
 """
 
-import functools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -110,7 +109,10 @@ def read_headers(paths: Iterable[str], behind_pixels: bool = False) -> list[Imag
     """
     paths = list(paths)
     tasks = [paths[i : i + _HEADERS_PER_TASK] for i in range(0, len(paths), _HEADERS_PER_TASK)]
-    read = functools.partial(_headers, behind_pixels=behind_pixels)
+
+    def read(paths):
+        return [_header_of_file(path, behind_pixels) for path in paths]
+
     with ThreadPoolExecutor(_THREADS) as pool:
         return [header for headers in pool.map(read, tasks) for header in headers]
 
@@ -158,10 +160,6 @@ def is_stored_frame(
             f"first {turned[0]}. Write all annotations for the same frame"
         )
     return bool(stored)
-
-
-def _headers(paths, behind_pixels):
-    return [_header_of_file(path, behind_pixels) for path in paths]
 
 
 def _open(path):

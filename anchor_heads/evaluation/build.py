@@ -47,12 +47,13 @@ def build_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
             "Detectron2's own evaluator for it."
         )
     output_dir = os.path.join(cfg.OUTPUT_DIR, "inference")
+    limit = cfg.TEST.DETECTIONS_PER_IMAGE
     coco_evaluator = OfficialCOCOEvaluator(
         dataset_name,
         output_dir=_folder_of(cfg, output_dir, dataset_name),
         ground_truth=_cleaned_ground_truth(dataset_name),
         curves=cfg.TEST.CURVES,
-        max_dets_per_image=_max_detections(cfg.TEST.DETECTIONS_PER_IMAGE),
+        max_dets_per_image=sys.maxsize if limit < 0 else max(COCO_MAX_DETECTIONS, limit),
         kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )
     if cfg.MODEL.MASK_ON:
@@ -89,10 +90,6 @@ def metric_names(cfg: CfgNode) -> list[str]:
             for task, metrics in tasks.items():
                 names += [f"{prefix}{task}{suffix}/{metric}" for metric in (*metrics, *of_classes)]
     return names
-
-
-def _max_detections(of_model: int) -> int:
-    return sys.maxsize if of_model < 0 else max(COCO_MAX_DETECTIONS, of_model)
 
 
 def _folder_of(cfg: CfgNode, folder: str, dataset_name: str) -> str:

@@ -69,10 +69,6 @@ class PresetAnchors:
         }
         return Coverage(**joined, threshold=parts[0].threshold)
 
-    def num_unreached(self, objects: Objects) -> int:
-        """How many of the objects the anchors do not reach."""
-        return int((~self.coverage(objects).reached).sum())
-
     def fitted_sizes(self, objects: Objects, keep_finest: bool = False) -> "PresetAnchors":
         """The same with sizes that reach most objects and leave few levels without any.
 

@@ -51,8 +51,7 @@ def reach_more(
     for factor, fitted in [(1, True), *itertools.product(enlargements, (False, True))]:
         enlarged = sample.enlarged(factor)
         anchors = case.anchors.fitted_sizes(enlarged, keep_finest) if fitted else case.anchors
-        left = anchors.num_unreached(to_reach.enlarged(factor))
-        if left > MOST_LEFT * len(to_reach):
+        if (~anchors.coverage(to_reach.enlarged(factor)).reached).mean() > MOST_LEFT:
             continue
         unreached = ~anchors.coverage(case.data.objects.enlarged(factor)).reached
         if unreached.sum() <= most:
