@@ -13,39 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anchor_heads.checkpoint import safe_pickle
 from anchor_heads.errors import first_line, shorten
 
 # Entries of a checkpoint that contain the weights.
 ENTRIES = ("state_dict", "model")
 
-
-_NUMPY_KINDS = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
-
-
-def _allowed() -> list:
-    """Classes and functions that a file may contain besides those that PyTorch allows.
-
-    Training states contain numpy numbers, such as learning rates; metadata contain times and paths.
-    """
-    functions = {
-        "scalar": np.float64(0).__reduce__()[0],
-        "_reconstruct": np.empty(0).__reduce__()[0],
-    }
-    return [
-        datetime.datetime,
-        datetime.timedelta,
-        pathlib.PosixPath,
-        pathlib.WindowsPath,
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in _NUMPY_KINDS),
-        # The module has an underscore since numpy 2.
-        *((f, f"numpy.core.multiarray.{name}") for name, f in functions.items()),
-        *((f, f"numpy._core.multiarray.{name}") for name, f in functions.items()),
-    ]
-
-
-ALLOWED = _allowed()
+# Classes and functions that a file may contain besides those that PyTorch allows. Training states
+# contain numpy numbers, such as learning rates; metadata contain times and paths.
+ALLOWED = [
+    datetime.datetime,
+    datetime.timedelta,
+    pathlib.PosixPath,
+    pathlib.WindowsPath,
+    *(type(np.dtype(kind)) for kind in ("bool", "uint8", "int32", "int64")),
+    *(type(np.dtype(kind)) for kind in ("float16", "float32", "float64")),
+    *((x, ".".join(name)) for name, x in safe_pickle.ALLOWED.items() if "numpy" in name[0]),
+]
 _GIT_LFS = b"version https://git-lfs"
 # Found in configs of mmdetection since 2.0.
 MMDET_V2_CONFIG = re.compile(r"\b(approx_anchor_generator|anchor_generator|bbox_coder|roi_head)\b")
