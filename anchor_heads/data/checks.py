@@ -106,10 +106,9 @@ def check_input_format(cfg: CfgNode) -> None:
 
 
 def _check_headers(names):
-    datasets = [DatasetCatalog[name] for name in names]
-    for dataset in datasets:
-        if isinstance(dataset, CocoFormatDataset):
-            dataset.set_frame(_once_per_machine(lambda dataset=dataset: _read_headers(dataset)))
+    for name in names:
+        if isinstance(dataset := DatasetCatalog[name], CocoFormatDataset):
+            dataset.set_frame(_once_per_machine(functools.partial(_read_headers, dataset)))
 
 
 def _read_headers(dataset):
