@@ -35,8 +35,11 @@ class BoundedBox2BoxTransform(Box2BoxTransform):
         """See :meth:`Box2BoxTransform.apply_deltas`."""
         shape = deltas.shape
         deltas = deltas.reshape(-1, 4)
-        low = deltas.new_tensor([-self.scale_clamp * weight for weight in self.weights[2:]])
-        deltas = torch.cat([deltas[:, :2], torch.maximum(deltas[:, 2:], low)], dim=1)
+        # Not one comparison with a tensor of both bounds, which a GPU would have to wait for.
+        width, height = (
+            deltas[:, i : i + 1].clamp(min=-self.scale_clamp * self.weights[i]) for i in (2, 3)
+        )
+        deltas = torch.cat([deltas[:, :2], width, height], dim=1)
         return super().apply_deltas(deltas.view(shape), boxes)
 
 

@@ -163,12 +163,16 @@ def match_max_iou(
     num_images, num_anchors, device = len(gt_boxes), anchors.shape[1], anchors.device
     order, objects, real = pad_objects(gt_boxes)
     counts = [len(gt_boxes[i]) for i in order]
+    back = sorted(range(num_images), key=order.__getitem__)
+    to_order = to_back = slice(None)
+    if order != sorted(order):
+        to_order, to_back = torch.tensor([order, back], device=device)
     shared = len(anchors) < num_images
     if not shared:
         if valid is not None:
             anchors = anchors.where(valid[..., None, None], anchors.new_tensor(NOWHERE))
-        anchors = _reordered(anchors, order)
-    valid = None if valid is None else _reordered(valid, order)
+        anchors = anchors[to_order]
+    valid = None if valid is None else valid[to_order]
     factor = valid.float() if shared and valid is not None else None
     boxes = anchors.permute(3, 2, 0, 1).contiguous()  # (4, A, N or 1, R)
     rows = 0 if num_anchors == 0 else objects.shape[1]  # there is no maximum over nothing
@@ -207,16 +211,11 @@ def match_max_iou(
     if valid is not None:
         labels.masked_fill_(~valid, -1)
     matched = torch.where(taken_by >= 0, taken_by, matched)
-    back = sorted(range(num_images), key=order.__getitem__)
     return Match(
-        _reordered(matched, back),
-        _reordered(labels, back),
+        matched[to_back],
+        labels[to_back],
         torch.cat([best_of_objects[row, : counts[row]] for row in back]),
     )
-
-
-def _reordered(x: Tensor, order: list[int]) -> Tensor:
-    return x if order == sorted(order) else x[order]
 
 
 class MaxIoUMatcher:

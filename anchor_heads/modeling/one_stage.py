@@ -101,9 +101,8 @@ def decode_candidates(
         Instances: with "pred_boxes", "scores" and "pred_classes", the best first.
     """
     anchors, scores, deltas = level
-    passing = scores > score_thresh
-    anchor_idxs, classes = passing.nonzero().unbind(1)
-    scores = scores[passing]
+    anchor_idxs, classes = (scores > score_thresh).nonzero().unbind(1)
+    scores = scores[anchor_idxs, classes]  # by a mask a GPU would search it once more
     size = scores.shape[0]  # a tensor in tracing
     most = size.clamp(max=topk) if isinstance(size, Tensor) else min(size, topk)
     scores, order = scores.topk(most)

@@ -17,7 +17,7 @@ from small_models import NoBackbone
 from anchor_heads.modeling.one_stage import candidates_before_nms
 from anchor_heads.projects.guided_anchoring.head import GuidedAnchorRetinaNetHead
 from anchor_heads.projects.guided_anchoring.retinanet import GuidedAnchorRetinaNet
-from anchor_heads.projects.guided_anchoring.strategy import SPARSE_SHARE, GuidedAnchoring
+from anchor_heads.projects.guided_anchoring.strategy import LEAST_LEFT_OUT, GuidedAnchoring
 
 LOSSES = {
     "loss_cls": "loss_cls",
@@ -102,12 +102,14 @@ def test_detections_of_a_batch_are_the_published_ones_of_each_image(
 
 
 @pytest.mark.parametrize(
-    "share,sparse,dense", [(2.0, LEVELS, 0), (0.0, 0, LEVELS), (SPARSE_SHARE, 3, LEVELS - 3)]
+    "sparse,least_left_out,num_sparse",
+    [(True, 0, LEVELS), (False, 0, 0), (None, 0, 3), (None, 160, 1), (None, 2**13, 0)],
 )
 def test_predictions_at_the_kept_locations_are_those_everywhere(
-    published, monkeypatch, share, sparse, dense
+    published, monkeypatch, sparse, least_left_out, num_sparse
 ):
-    """Below the share only kept locations are classified and regressed; from it on, all are."""
+    """Only kept locations of a level are classified and regressed where that is faster."""
+    monkeypatch.setitem(LEAST_LEFT_OUT, "cpu", least_left_out)
     detector = detector_of(published, monkeypatch).eval()
     head, anchoring = detector.head, detector.guided_anchoring
     with torch.no_grad():
@@ -115,8 +117,8 @@ def test_predictions_at_the_kept_locations_are_those_everywhere(
         everywhere = [head.predict(prediction) for prediction in predictions]
         for name in ("predict", "predict_at"):
             monkeypatch.setattr(head, name, Mock(wraps=getattr(head, name)))
-        images = anchoring.predict_at_kept_locations(head, predictions, share)
-    assert (head.predict_at.call_count, head.predict.call_count) == (sparse, dense)
+        images = anchoring.predict_at_kept_locations(head, predictions, sparse)
+    assert head.predict_at.call_count == num_sparse == LEVELS - head.predict.call_count
     for i, levels in enumerate(images):
         for level, (_, logits, deltas) in enumerate(levels):
             kept = published.tensor(f"eval{i}/loc_mask{level}")

@@ -115,7 +115,7 @@ def test_predictions_at_the_kept_locations_are_those_everywhere(published):
     head, anchoring = generator.rpn_head, generator.guided_anchoring
     with torch.no_grad():
         predictions = head(published.features())
-        images = anchoring.predict_at_kept_locations(head, predictions, sparse_share=2.0)
+        images = anchoring.predict_at_kept_locations(head, predictions, sparse=True)
         everywhere = [head.predict(prediction) for prediction in predictions]
         anchors = anchoring.anchors(predictions)
     for i, levels in enumerate(images):
