@@ -60,5 +60,7 @@ def set_overrides(args: argparse.Namespace) -> None:
         (args.weights, "MODEL.WEIGHTS", "train.init_checkpoint"),
         (args.output, "OUTPUT_DIR", "train.output_dir"),
     ):
-        if value:
-            args.opts += [f"{python_key}={value}"] if is_python else [key, value]
+        if value and is_python:  # in quotes, since a path may have any characters
+            args.opts.append(f"{python_key}='" + value.replace("'", r"\'") + "'")
+        elif value:
+            args.opts += [key, value]

@@ -185,7 +185,15 @@ def _train(cfg: DictConfig, model: nn.Module, resume: bool) -> None:
     path = checkpoint_to_resume(cfg.train.output_dir) if resume else ""
     if path:
         with whole_state(path):
-            check_resumed_state(path, read_entries(path)["trainer"], optimizer)
+            state = read_entries(path)["trainer"]
+            done = state["iteration"] + 1
+        if not 0 < done <= cfg.train.max_iter:
+            raise ValueError(
+                f"--resume: {path} is from after {done} iterations, and the run has "
+                f"{cfg.train.max_iter}: write a larger train.max_iter."
+            )
+        with whole_state(path):
+            check_resumed_state(path, state, optimizer)
             checkpointer.load(path, complete=True)
     else:
         checkpointer.load(cfg.train.init_checkpoint, checkpointables=[])

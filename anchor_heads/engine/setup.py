@@ -130,6 +130,9 @@ def merge_config(args: Namespace) -> CfgNode:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError, SyntaxError):
             known = attrgetter(key)(cfg)
+            if isinstance(known, str):  # such as a folder named 20261127, which is read as a number
+                cfg.merge_from_list([key, repr(str(value))])
+                continue
             raise ValueError(
                 f"{key} {value}: a value of this key is of the type {type(known).__name__}, such "
                 f"as {known!r}."

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 from tiny_run import write_config, write_data_set
 
 from anchor_heads.cli.main import COMMANDS
 from anchor_heads.cli.train import set_overrides
+from anchor_heads.engine import load_config
+from anchor_heads.engine.lazy import load_lazy_config
 from anchor_heads.errors import is_user_error
 
 
@@ -121,16 +124,25 @@ def test_train_and_eval(command, config, tmp_path):
     assert command("eval", config, *options, "--force")[0] == 0
 
 
-@pytest.mark.parametrize(
-    "config_file, expected",
-    [
-        ("config.yaml", ["MODEL.WEIGHTS", "{0}", "OUTPUT_DIR", "out"]),
-        ("config.py", ["train.init_checkpoint={0}", "train.output_dir=out"]),
-    ],
-)
-def test_weights_and_output_are_overrides_of_a_run(tmp_path, config_file, expected):
-    weights = tmp_path / "model.pth"
-    weights.touch()
-    args = Namespace(config_file=config_file, weights=str(weights), output="out", opts=[])
+LAZY_CONFIG = """
+model, dataloader, optimizer, lr_multiplier = {}, dict(train={}), {}, {}
+train = dict(output_dir="", device="cpu", max_iter=1, log_period=1, eval_period=0,
+             amp=dict(enabled=False), checkpointer=dict(period=1))
+"""
+
+
+@pytest.mark.parametrize("name", ["20261127", "it's a=b, (c) $x", "[1]"])
+@pytest.mark.parametrize("kind", ["yaml", "py"])
+def test_weights_and_output_are_overrides_of_a_run(tmp_path, monkeypatch, kind, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    (tmp_path / "config.yaml").write_text("VERSION: 2")
+    (tmp_path / "config.py").write_text(LAZY_CONFIG)
+    args = Namespace(config_file=f"config.{kind}", weights=name, output=name, opts=[])
     set_overrides(args)
-    assert args.opts == [x.format(weights) for x in expected]
+    if kind == "py":
+        train = load_lazy_config(args).train
+        assert (train.init_checkpoint, train.output_dir) == (name, name)
+    else:
+        cfg = load_config(args)
+        assert (cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) == (name, name)

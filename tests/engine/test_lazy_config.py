@@ -66,6 +66,8 @@ def test_train_and_evaluate(tmp_path):
     (output / "model_final.pth").write_bytes(whole)
     launch(train_or_evaluate, resume)
     assert torch.load(output / "model_final.pth")["iteration"] == 2
+    with pytest.raises(ValueError, match="after 3 iterations, .* 2: write a larger train.max_iter"):
+        launch(train_or_evaluate, arguments(str(path), "train.max_iter=2", flags=("--resume",)))
     evaluate = arguments(
         str(path), f"train.init_checkpoint={output}/model_final.pth", flags=("--eval-only",)
     )
