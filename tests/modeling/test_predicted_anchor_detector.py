@@ -70,9 +70,10 @@ def test_step_under_bfloat16_autocast(config):
     assert finite_gradients(model)
 
 
-def test_prediction_under_bfloat16_autocast(config):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_prediction_under_autocast(config, dtype):
     model = build_model(tiny_cfg(config)).eval()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
         (output,) = model([image_with(1)])
     assert output["instances"].pred_boxes.tensor.dtype == torch.float32
 

@@ -76,7 +76,8 @@ def test_images_of_different_sizes_have_the_proposals_they_have_alone(generator)
             assert corners[2] <= size[1] and corners[3] <= size[0]
 
 
-def test_step_under_bfloat16_autocast(generator):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_step_under_autocast(generator, dtype):
     model = build_model(zoo_cfg("RPN", generator)).train()
     batch = [image_with(3), image_with(0)]
 
@@ -86,7 +87,7 @@ def test_step_under_bfloat16_autocast(generator):
             return sum(model(batch).values())
 
     exact = loss()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         rounded = loss()
     rounded.backward()
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)

@@ -61,12 +61,13 @@ def test_losses_are_the_one_class_likelihood():
     assert losses["loss_rpn_negative"].item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_step_under_bfloat16_autocast():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_step_under_autocast(dtype):
     model = build_model(tiny_cfg()).train()
     batch = [image_with(3), image_with(0)]
     with EventStorage():
         exact = sum(model(batch).values())
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype):
             rounded = sum(model(batch).values())
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
 
