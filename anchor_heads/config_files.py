@@ -192,7 +192,7 @@ def _read(path: str, allow_unsafe: bool, children: tuple[str, ...]) -> dict:
     if path in children:
         raise ConfigFileError(f"{path}: {BASE} leads back to this file.")
     with PathManager.open(path, "r") as file:
-        content = _parse(_text(file, path), path, allow_unsafe)
+        content = _parse(file, path, allow_unsafe)
     bases = content.pop(BASE, [])
     merged: dict = {}
     for base in bases if isinstance(bases, list) else [bases]:
@@ -202,16 +202,11 @@ def _read(path: str, allow_unsafe: bool, children: tuple[str, ...]) -> dict:
     return merged
 
 
-def _text(file: IO[str], path: str) -> str:
+def _parse(file: IO[str], path: str, allow_unsafe: bool) -> dict:
     try:
-        return file.read()
+        content = yaml.load(file, yaml.UnsafeLoader if allow_unsafe else _Loader)
     except UnicodeDecodeError as error:
         raise ConfigFileError(f"{path} is not text in UTF-8 ({error}).") from None
-
-
-def _parse(text: str, path: str, allow_unsafe: bool) -> dict:
-    try:
-        content = yaml.load(text, yaml.UnsafeLoader if allow_unsafe else _Loader)
     except yaml.constructor.ConstructorError as error:
         raise ConfigFileError(
             f"{path} has a YAML tag that could run code, so it was not read: {error.problem} "

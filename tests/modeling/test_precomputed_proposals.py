@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from tiny_run import (
     Record,
@@ -45,17 +44,8 @@ class Seen(HookBase):
 @pytest.fixture
 def shapes(tmp_path, monkeypatch):
     """A small shapes data set where the quick start's configs look for it."""
-
-    def forget():
-        for name in set(DATA_SETS) & set(DatasetCatalog):
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-
-    forget()
     monkeypatch.chdir(tmp_path)
     make_shapes("datasets/shapes", train=8, val=3)
-    yield
-    forget()
 
 
 def read_proposals(file):
