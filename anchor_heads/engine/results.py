@@ -18,10 +18,8 @@ def in_folders_of(cfg: CfgNode, name: str) -> CfgNode:
     return cfg
 
 
-def with_suffix(results: dict, suffix: str, several: bool = False) -> dict:
-    """The results under the names of their tasks with a suffix; ``several``: of several sets."""
-    if several:
-        return {name: with_suffix(found, suffix) for name, found in results.items()}
+def with_suffix(results: dict, suffix: str) -> dict:
+    """The results of one data set, under the names of their tasks with a suffix."""
     return {f"{task}{suffix}": metrics for task, metrics in results.items()}
 
 

@@ -326,7 +326,9 @@ class Trainer(DefaultTrainer):
 
     def _test_average(self, average: WeightAverage) -> dict:
         results = self.test(in_folders_of(self.cfg, "EMA"), average.average.module)
-        return with_suffix(results, "_EMA", several=len(self.cfg.DATASETS.TEST) > 1)
+        if len(self.cfg.DATASETS.TEST) == 1:
+            return with_suffix(results, "_EMA")
+        return {name: with_suffix(found, "_EMA") for name, found in results.items()}
 
     @classmethod
     def run_extra_evaluations(cls, cfg: CfgNode, model: nn.Module) -> dict:
