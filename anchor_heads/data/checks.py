@@ -167,7 +167,8 @@ def _check_detectron2_files(name):
 def _check_trainable(cfg, name, coco):
     if "annotations" not in coco:
         raise ValueError(f"DATASETS.TRAIN: the file of data set '{name}' has no 'annotations'")
-    if _learns_semantic_segmentation(cfg):
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if issubclass(architecture, (PanopticFPN, SemanticSegmentor)):
         raise ValueError(
             f"DATASETS.TRAIN: {cfg.MODEL.META_ARCHITECTURE} is for semantic segmentation, which "
             f"data set '{name}' in COCO format does not have: set MODEL.META_ARCHITECTURE to a "
@@ -190,11 +191,6 @@ def _check_trainable(cfg, name, coco):
         _check_masks(cfg, name, objects)
     if cfg.MODEL.KEYPOINT_ON:
         _check_keypoints(cfg, name, objects)
-
-
-def _learns_semantic_segmentation(cfg):
-    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    return issubclass(architecture, (PanopticFPN, SemanticSegmentor))
 
 
 def _check_masks(cfg, name, objects):
@@ -254,8 +250,6 @@ def _check_mixing(cfg):
         if not 0 <= value <= 1:
             raise ValueError(f"{key} is {value}: a probability is from 0 to 1")
     used = [key for key, value in probabilities.items() if value]
-    if used and _learns_semantic_segmentation(cfg):
-        raise ValueError(f"{used[0]}: semantic segmentation is not mixed: set it to 0")
     if used and cfg.MODEL.LOAD_PROPOSALS:
         raise ValueError(f"{used[0]}: mixed images have no precomputed proposals: set it to 0")
     if used and cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon":

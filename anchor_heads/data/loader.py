@@ -36,8 +36,8 @@ def build_train_loader(
     of each process, here the whole batch is of one kind.
 
     Args:
-        cfg (CfgNode): the config; its keys mean what they mean for Detectron2's loader. Its SEED
-            decides the order of images, by a random number where it is negative.
+        cfg (CfgNode): the config; its keys mean what they mean for Detectron2's loader. SEED
+            decides the order of images; where it is negative, a random number does.
         start_iter (int): the number of batches to leave out, those of earlier iterations.
         mapper (callable or None): makes the model's input of a data set dict. Default:
             :class:`anchor_heads.data.mapper.DatasetMapper`.

@@ -54,7 +54,8 @@ class Scene:
 class MixedImages(Dataset):
     """A data set whose images are mixed with others of it, and mapped to the model's input.
 
-    The random numbers are those of numpy: the image of an index follows from their state.
+    The random numbers are those of numpy: the image of an index follows from their state. An image
+    with semantic segmentation is not mixed, but a ValueError.
     """
 
     @configurable
@@ -116,6 +117,11 @@ class MixedImages(Dataset):
         return self._read(self.dataset[np.random.randint(len(self.dataset))])
 
     def _read(self, record):
+        if "sem_seg_file_name" in record:
+            raise ValueError(
+                "INPUT.MOSAIC, INPUT.MIXUP and INPUT.COPY_PASTE do not mix semantic segmentation, "
+                "which the data set has: set them to 0"
+            )
         image = read_record_image(record, self.mapper.image_format)
         with_masks = self.with_masks or self.copy_paste > 0
         objects = [

@@ -195,17 +195,9 @@ def test_mixing_images_of_other_records(cfg, tmp_path):
     parts = {"mosaic": 1.0, "mixup": 1.0, "copy_paste": 0.0, "with_masks": False}
     mixed = MixedImages(dataset=records, mapper=DatasetMapper(cfg), **parts)
     assert {"image", "instances"} <= mixed[0].keys()
-
-
-@pytest.mark.parametrize("architecture", ["PanopticFPN", "SemanticSegmentor"])
-def test_semantic_segmentation_is_not_mixed(cfg, architecture):
-    DatasetCatalog.register("of_detectron2", list)
-    cfg.DATASETS.TRAIN = ("of_detectron2",)
-    cfg.MODEL.META_ARCHITECTURE = architecture
-    check_datasets(cfg)
-    cfg.INPUT.MIXUP = 0.5
-    with pytest.raises(ValueError, match="INPUT.MIXUP: semantic segmentation is not mixed"):
-        check_datasets(cfg)
+    records[1]["sem_seg_file_name"] = "x.png"
+    with pytest.raises(ValueError, match="COPY_PASTE do not mix semantic segmentation"):
+        mixed[1]
 
 
 def test_color_jitter_knows_the_order_of_channels():
