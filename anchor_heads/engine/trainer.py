@@ -201,41 +201,32 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks, and those of this package at their places among them."""
-        cfg, model = self.cfg, unwrap(self.model)
+        cfg, model, is_main = self.cfg, unwrap(self.model), comm.is_main_process()
         timer, scheduler, precise_norms, *rest = super().build_hooks()
-        periods = [cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD]
         evaluation = next(i for i, hook in enumerate(rest) if isinstance(hook, hooks.EvalHook))
-        saving, evaluating = rest[:evaluation], [EvalHook(cfg.TEST.EVAL_PERIOD, self._test_model)]
-        writing = rest[evaluation + 1 :]
+        saving, writing, period = rest[:evaluation], rest[evaluation + 1 :], cfg.TEST.EVAL_PERIOD
 
-        models, best, best_model = [model], model, None
-        before_saving: list[HookBase | None] = []
-        if cfg.SOLVER.EMA_DECAY:
-            average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
-            models.append(average.average.module)
-            before_saving.append(average)
-            saving.append(self._saver_of_average(average))
-            evaluating.append(EvalHook(cfg.TEST.EVAL_PERIOD, lambda: self._test_average(average)))
-            if is_of_average(cfg):
-                best = average.average.module
-        self._batch_norms = AverageBatchNorms(models, periods)
+        average = WeightAverage(model, cfg.SOLVER.EMA_DECAY) if cfg.SOLVER.EMA_DECAY else None
+        models = [model, average.average.module] if average else [model]
+        self._batch_norms = AverageBatchNorms(models, [cfg.SOLVER.CHECKPOINT_PERIOD, period])
         self._rescue = Rescue(
             weakref.proxy(self), self._trainer, self.checkpointer, self._batch_norms
         )
-        before_saving += [self._rescue.end_of_step, precise_norms, self._batch_norms]
+        before_saving = [average, self._rescue.end_of_step, precise_norms, self._batch_norms]
+        evaluating = [EvalHook(period, self._test_model)]
+        if average:
+            saving.append(self._saver_of_average(average))
+            evaluating.append(EvalHook(period, lambda: self._test_average(average)))
         evaluating.append(EvalHook(0, lambda: self.run_extra_evaluations(self.cfg, self.model)))
-        if cfg.TEST.BEST_METRIC and comm.is_main_process():
-            checkpointer = AtomicCheckpointer(best, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
-            best_model = BestModel(
-                cfg.TEST.EVAL_PERIOD, checkpointer, cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
-            )
-            evaluating.append(best_model)
-        if cfg.SOLVER.EARLY_STOP_PATIENCE:
-            patience = cfg.SOLVER.EARLY_STOP_PATIENCE
-            writing.append(
-                EarlyStopping(cfg.TEST.EVAL_PERIOD, cfg.TEST.BEST_METRIC, patience, best_model)
-            )
-        if cfg.VIS_PERIOD and comm.is_main_process() and isinstance(model, DenseDetector):
+        best = None
+        if cfg.TEST.BEST_METRIC and is_main:
+            kept = models[-1] if is_of_average(cfg) else model
+            checkpointer = AtomicCheckpointer(kept, cfg.OUTPUT_DIR, tag=False, extra=_extra(cfg))
+            best = BestModel(period, checkpointer, cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST)
+            evaluating.append(best)
+        if patience := cfg.SOLVER.EARLY_STOP_PATIENCE:
+            writing.append(EarlyStopping(period, cfg.TEST.BEST_METRIC, patience, best))
+        if cfg.VIS_PERIOD and is_main and isinstance(model, DenseDetector):
             metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
             evaluating.append(PicturesInTraining(model, cfg.VIS_PERIOD, cfg.INPUT.FORMAT, metadata))
         # The writer comes after all that put something into the storage.
