@@ -19,5 +19,8 @@ stay at their prior probability 0.01, so that nothing is decoded or suppressed; 
 its usual number of candidates, but arbitrary ones. Predicted shapes stay close to the squares, and
 boxes close to the anchors.
 
+On a GPU PyTorch by default rounds the input of float32's convolutions to TF32; deformable ones and
+matrix products stay in float32.
+
 A model that keeps some locations only, by a prediction, keeps a given share of them, in blobs.
 """
