@@ -84,3 +84,11 @@ class DatasetMapper(Detectron2DatasetMapper):
         elif "annotations" in dataset_dict:
             self._transform_annotations(dataset_dict, transforms, image_shape)
         return dataset_dict
+
+    def _transform_annotations(self, dataset_dict, transforms, image_shape):
+        """Same as Detectron2's, which fails at images without objects if masks are cropped."""
+        if any(not annotation.get("iscrowd", 0) for annotation in dataset_dict["annotations"]):
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+        else:
+            del dataset_dict["annotations"]
+            dataset_dict["instances"] = utils.annotations_to_instances([], image_shape)

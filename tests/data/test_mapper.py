@@ -48,6 +48,16 @@ def test_same_as_detectron2s(cfg, is_train, masks):
             assert found.has("gt_masks") == expected.has("gt_masks") == masks
 
 
+def test_cropped_images_without_objects_have_no_masks(cfg):
+    cfg.MODEL.MASK_ON = cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    record = DatasetCatalog.get("own")[0]
+    for annotations in ([], [{**record["annotations"][0], "iscrowd": 1}]):
+        output = DatasetMapper(cfg)({**record, "annotations": annotations})
+        assert len(output["instances"]) == 0 and "annotations" not in output
+        assert output["instances"].gt_boxes.tensor.shape == (0, 4)
+
+
 def test_annotations_that_fail_name_the_file(cfg):
     record = DatasetCatalog.get("own")[0]
     record["annotations"][0]["segmentation"] = "nonsense"
