@@ -6,7 +6,9 @@ its place by counting through the indices of the batches before k, without readi
 
 import itertools
 import logging
+import os
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -70,7 +72,17 @@ def build_train_loader(
         batch_sampler=batches,
         num_workers=parts["num_workers"],
         collate_fn=trivial_batch_collator,
+        worker_init_fn=_outlive_one_sigterm,
     )
+
+
+def _outlive_one_sigterm(worker: int) -> None:
+    """Let a worker go on after a signal to all processes of a job, so that the step can end.
+
+    The loader itself sends the signal only to workers that do not end in other ways.
+    """
+    end = lambda *_: os._exit(0)  # noqa: E731
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, end))
 
 
 class ResumableBatches:

@@ -215,10 +215,10 @@ class EndOfStep(HookBase):
         self._handlers_before = {}
 
     def _note_signal(self, number, frame):
-        if os.getpid() != self._process:  # a worker of the data loader, which inherits this
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-        elif self.is_in_step and not self.step.requested_signal:
+        if os.getpid() != self._process:
+            return  # a worker of the data loader, which inherits this
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # workers that end by it, too, are no error
+        if self.is_in_step and not self.step.requested_signal:
             self.step.requested_signal = number
         else:
             raise SystemExit(128 + number)

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import multiprocessing
 import os
 import re
 import signal
@@ -177,6 +178,22 @@ def test_a_signal_in_a_step_ends_the_run_after_it(tmp_path, config, number, code
     # In the step's own data loading it is too late for this step to know.
     assert last_iteration(tmp_path / "output") in (2, 3)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_to_all_processes_of_a_job(tmp_path, config):
+    """As a scheduler sends it: workers of the data loader get it, too."""
+
+    def terminate_all(trainer):
+        workers = multiprocessing.active_children()
+        assert workers
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGTERM)
+            worker.join(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as end:
+        train(arguments(config, "DATALOADER.NUM_WORKERS", 1), At(2, terminate_all))
+    assert end.value.code == 143
 
 
 @pytest.mark.parametrize("processes", [1, 2])
