@@ -81,7 +81,10 @@ def _outlive_one_sigterm(worker: int) -> None:
 
     The loader itself sends the signal only to workers that do not end in other ways.
     """
-    end = lambda *_: os._exit(0)  # noqa: E731
+
+    def end(*_):
+        os._exit(0)
+
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, end))
 
 
