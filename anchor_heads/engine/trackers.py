@@ -2,21 +2,27 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from types import ModuleType
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from anchor_heads.engine.hooks import EndOfTraining
+
 
 class TrackerWriter(EventWriter):
     """Gives what is new in the storage to a service."""
 
-    def __init__(self, log: Callable[[dict[str, float], int], None], finish: Callable[[], None]):
+    def __init__(
+        self, log: Callable[[dict[str, float], int], None], finish: Callable[[bool], None]
+    ):
         """
         Args:
             log (callable): takes the values of metrics and their iteration.
-            finish (callable): called at the end of the run.
+            finish (callable): called at the end of the run, takes whether an error or a signal
+                ended it.
         """
         self.log = log
         self.finish = finish
@@ -32,7 +38,9 @@ class TrackerWriter(EventWriter):
             self.last_iteration = iteration
 
     def close(self):
-        self.finish()
+        # Detectron2 closes its writers while what ends the training is passing through.
+        error = sys.exc_info()[1]
+        self.finish(error is not None and not isinstance(error, EndOfTraining))
 
 
 def build_trackers(cfg: CfgNode) -> list[EventWriter]:
@@ -74,7 +82,10 @@ def check_trackers(cfg: CfgNode) -> dict[str, ModuleType]:
 def _wandb(wandb, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
     project = os.getenv("WANDB_PROJECT", "anchor_heads")
     started = wandb.init(project=project, name=run, dir=folder, config=_settings(cfg))
-    return TrackerWriter(lambda metrics, i: started.log(metrics, step=i), started.finish)
+    return TrackerWriter(
+        lambda metrics, i: started.log(metrics, step=i),
+        lambda failed: started.finish(exit_code=int(failed)),
+    )
 
 
 def _mlflow(mlflow, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
@@ -91,14 +102,17 @@ def _mlflow(mlflow, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
         lambda metrics, i: mlflow.log_metrics(
             {name.replace("@", "_at_"): value for name, value in metrics.items()}, step=i
         ),
-        mlflow.end_run,
+        lambda failed: mlflow.end_run("FAILED" if failed else "FINISHED"),
     )
 
 
 def _trackio(trackio, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
     project = os.getenv("TRACKIO_PROJECT", "anchor_heads")
     started = trackio.init(project=project, name=run, config=_settings(cfg))
-    return TrackerWriter(lambda metrics, i: started.log(metrics, step=i), trackio.finish)
+    # It has no word for runs that failed.
+    return TrackerWriter(
+        lambda metrics, i: started.log(metrics, step=i), lambda failed: trackio.finish()
+    )
 
 
 _STARTERS = {"wandb": _wandb, "mlflow": _mlflow, "trackio": _trackio}

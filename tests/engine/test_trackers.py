@@ -1,6 +1,7 @@
 """Experiment trackers as event writers."""
 
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,7 @@ def config_for(name, tmp_path):
 
 def test_what_is_new_is_given_once():
     logged = []
-    writer = TrackerWriter(lambda metrics, i: logged.append((i, metrics)), lambda: None)
+    writer = TrackerWriter(lambda metrics, i: logged.append((i, metrics)), lambda failed: None)
     with EventStorage() as storage:
         storage.put_scalars(loss=2.0, lr=0.1, smoothing_hint=False)
         storage.step()
@@ -33,22 +34,49 @@ def test_what_is_new_is_given_once():
     assert logged == [(0, {"lr": 0.1}), (1, {"loss": 1.0}), (2, {"bbox/AP": 30.0})]
 
 
-def test_a_service_gets_the_metrics_and_the_config(tmp_path, monkeypatch):
-    calls = []
+@pytest.fixture
+def wandb(monkeypatch):
+    """In the place of the package: what runs were started with, and the calls to them."""
+    calls, started = [], {}
     run = SimpleNamespace(
-        log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: calls.append("end")
+        log=lambda metrics, step: calls.append((step, metrics)),
+        finish=lambda exit_code: calls.append(exit_code),
     )
-    started = {}
-    wandb = SimpleNamespace(init=lambda **kwargs: started.update(kwargs) or run)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    module = SimpleNamespace(init=lambda **kwargs: started.update(kwargs) or run)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return started, calls
+
+
+def test_a_service_gets_the_metrics_and_the_config(tmp_path, wandb):
+    started, calls = wandb
     write_data_set(tmp_path)
     config = write_config(tmp_path, overrides=["EXPERIMENT_TRACKERS", ["wandb"]])
     train(arguments(config))
     assert started["name"] == "output" and started["project"] == "anchor_heads"
     assert started["config"]["SOLVER"]["MAX_ITER"] == 4
-    assert calls[-1] == "end"
+    assert calls[-1] == 0
     metrics = {name for _, new in calls[:-1] for name in new}
     assert {"total_loss", "lr", "time", "bbox/AP"} <= metrics
+
+
+@pytest.mark.parametrize(
+    "overrides,exit_code",
+    [
+        (["SOLVER.BASE_LR", 1e30], 1),
+        (
+            ["TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 1, "SOLVER.EARLY_STOP_PATIENCE", 1],
+            0,
+        ),
+    ],
+)
+def test_a_service_is_told_whether_a_run_failed(tmp_path, wandb, overrides, exit_code):
+    write_data_set(tmp_path)
+    config = write_config(tmp_path, overrides=["EXPERIMENT_TRACKERS", ["wandb"], *overrides])
+    with pytest.raises(FloatingPointError) if exit_code else nullcontext():
+        train(arguments(config))
+    calls = wandb[1]
+    assert calls[-1] == exit_code
+    assert max(iteration for iteration, _ in calls[:-1]) < 3  # of 4 iterations
 
 
 def test_a_service_that_is_not_known_or_not_there(tmp_path, monkeypatch):
