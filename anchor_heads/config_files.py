@@ -191,6 +191,8 @@ _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _known_exp
 def _read(path: str, allow_unsafe: bool, children: tuple[str, ...]) -> dict:
     if path in children:
         raise ConfigFileError(f"{path}: {BASE} leads back to this file.")
+    if path.endswith(".py"):
+        raise ConfigFileError(f"{path} is a Python config, which only train and eval take.")
     with PathManager.open(path, "r") as file:
         content = _parse(file, path, allow_unsafe)
     bases = content.pop(BASE, [])

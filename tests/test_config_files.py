@@ -90,6 +90,11 @@ def test_files_that_are_no_configs(tmp_path, text, error, message):
         merged(tmp_path / "mine.yaml", text)
 
 
+def test_a_python_config_where_none_is_taken(tmp_path):
+    with pytest.raises(ValueError, match="mine.py is a Python config, which only train and eval"):
+        merged(tmp_path / "mine.py", "model = None")
+
+
 @pytest.mark.parametrize("tag", ["apply:os.system", "apply:eval", "apply:subprocess.check_output"])
 def test_a_planted_command_is_not_run(tmp_path, tag):
     planted = tmp_path / "planted"
