@@ -79,6 +79,7 @@ STEPS = {"receipts": {
         "ga_rpn_small": "sizes for the smallest objects, 6 to 102 pixels",
         "ga_rpn_batch": "300 sampled anchors and shapes per image",
         "ga_rpn_inverted": "inverted location label, as in mmdetection 2.x",
+        "ga_rpn_clip5": "gradients clipped at 5",
     }),
     "DynamicAnchorRPN": ("AR@100", {
         "da_rpn": "recipe",
@@ -87,10 +88,12 @@ STEPS = {"receipts": {
         "da_rpn_prior": "objectness from 0.5, as published",
         "da_rpn_beta": "box loss as in Detectron2",
         "da_rpn_batch": "300 sampled anchors per image",
+        "da_rpn_clip5": "gradients clipped at 5",
     }),
     "RPN, suggested anchors": ("AR@100", {
         "rpn_suggested": "recipe",
         "rpn_beta": "box loss of the predicted anchors",
+        "rpn_suggested_clip5": "gradients clipped at 5",
     }),
     "RetinaNet, suggested anchors": ("AP", {
         "retinanet_suggested": "recipe",
@@ -121,6 +124,9 @@ STEPS = {"receipts": {
         "ga_retinanet_iou5": "-log IoU as box loss",
         "ga_retinanet_smooth": "smooth L1 as box loss, as in RetinaNet",
         "ga_retinanet_thr46": "IoU thresholds 0.4 and 0.6",
+        "ga_retinanet_shape2": "twice the weight of the shape loss",
+        "ga_retinanet_shape4": "four times the weight of the shape loss",
+        "ga_retinanet_w10": "BBOX_REG_WEIGHTS (10, 10, 5, 5)",
     }),
     "GA-RetinaNet, clipped at 35": ("AP", {
         "ga_retinanet_init": "initial std 0.01 and one IoU threshold, as published",
@@ -267,13 +273,12 @@ def summary(results: dict[str, Runs]) -> None:
     rows = [
         [ONE_STAGE[model], *(_of_seeds(_metric("AP"), x) for x in runs[model])] for model in SUMMARY
     ]
-    seeds = sorted({len(x) for of_data in runs.values() for x in of_data if len(x) > 1})
+    seeds = sorted({len(x) for of_data in runs.values() for x in of_data if x})
     text = (
-        f"AP: mean (minimum to maximum) of {' or '.join(map(str, seeds))} seeds; without a range, "
-        "of one; – = not measured, as preset anchors reach almost all objects. EfficientNet-Lite0 "
-        "from ImageNet, a short side of 240 pixels, short trainings. Preset anchors fit the text "
-        "lines of receipts badly and blood cells well; of the animals in an aquarium they miss the "
-        "smallest."
+        f"AP: mean (minimum to maximum) of {' or '.join(map(str, seeds))} seeds; – = not measured, "
+        "as preset anchors reach almost all objects. EfficientNet-Lite0 from ImageNet, a short "
+        "side of 240 pixels, short trainings. Preset anchors fit the text lines of receipts badly "
+        "and blood cells well; of the animals in an aquarium they miss the smallest."
     )
     write_table("summary", text, ["model", *names.values()], rows)
 
@@ -281,7 +286,11 @@ def summary(results: dict[str, Runs]) -> None:
 def steps(data: str, runs: Runs) -> None:
     """The table of what the settings of the recipes change on a data set."""
     rows = [
-        [f"{model}: {change}", metric, _of_seeds(_metric(metric), runs[label])]
+        [
+            f"{model}: {change}" + f" ({len(runs[label])})" * (len(runs[label]) > 1),
+            metric,
+            _of_seeds(_metric(metric), runs[label]),
+        ]
         for model, (metric, labels) in STEPS[data].items()
         for label, change in labels.items()
         if label in runs
