@@ -360,7 +360,7 @@ def _yaml(source) -> dict:
     for name in names.values() if isinstance(names, dict) else names or ():
         if isinstance(name, bool) or name is None:
             raise ValueError(
-                f"{file.name}: YAML takes a name in 'names' for {name}: put it in quotes"
+                f"{file.name}: YAML reads a name in 'names' as {name}: put it in quotes"
             )
     return content
 

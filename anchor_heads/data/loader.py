@@ -6,7 +6,6 @@ its place by counting through the indices of the batches before k, without readi
 
 import itertools
 import logging
-import os
 import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,13 +78,10 @@ def build_train_loader(
 def _outlive_one_sigterm(worker: int) -> None:
     """Let a worker go on after a signal to all processes of a job, so that the step can end.
 
-    The loader itself sends the signal only to workers that do not end in other ways.
+    A second SIGTERM ends it, such as that of Python to the children that are left at its end.
     """
-
-    def end(*_):
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, end))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 class ResumableBatches:

@@ -55,7 +55,7 @@ class MixedImages(Dataset):
     """A data set whose images are mixed with others of it, and mapped to the model's input.
 
     The random numbers are those of numpy: the image of an index follows from their state. An image
-    with semantic segmentation is not mixed, but a ValueError.
+    with semantic segmentation raises a ValueError.
     """
 
     @configurable

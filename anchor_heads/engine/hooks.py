@@ -217,7 +217,7 @@ class EndOfStep(HookBase):
     def _note_signal(self, number, frame):
         if os.getpid() != self._process:
             return  # a worker of the data loader, which inherits this
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # workers that end by it, too, are no error
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # workers that it ends are no error
         if self.is_in_step and not self.step.requested_signal:
             self.step.requested_signal = number
         else:

@@ -2,18 +2,19 @@
 
 import importlib
 import os
-import sys
 from collections.abc import Callable
 from types import ModuleType
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from anchor_heads.engine.hooks import EndOfTraining
-
 
 class TrackerWriter(EventWriter):
-    """Gives what is new in the storage to a service."""
+    """Gives what is new in the storage to a service.
+
+    ``finish`` ends its run; ``close``, which Detectron2's hook calls, does nothing, for it is not
+    called where another hook fails.
+    """
 
     def __init__(
         self, log: Callable[[dict[str, float], int], None], finish: Callable[[bool], None]
@@ -21,8 +22,7 @@ class TrackerWriter(EventWriter):
         """
         Args:
             log (callable): takes the values of metrics and their iteration.
-            finish (callable): called at the end of the run, takes whether an error or a signal
-                ended it.
+            finish (callable): ends the run; takes whether an error or a signal ended it.
         """
         self.log = log
         self.finish = finish
@@ -37,13 +37,8 @@ class TrackerWriter(EventWriter):
             self.log(new[iteration], iteration)
             self.last_iteration = iteration
 
-    def close(self):
-        # Detectron2 closes its writers while what ends the training is passing through.
-        error = sys.exc_info()[1]
-        self.finish(error is not None and not isinstance(error, EndOfTraining))
 
-
-def build_trackers(cfg: CfgNode) -> list[EventWriter]:
+def build_trackers(cfg: CfgNode) -> list[TrackerWriter]:
     """The writers of EXPERIMENT_TRACKERS, on the main process.
 
     A run is called as the last part of OUTPUT_DIR, in the project "anchor_heads" unless the
@@ -109,7 +104,7 @@ def _mlflow(mlflow, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
 def _trackio(trackio, run: str, folder: str, cfg: CfgNode) -> TrackerWriter:
     project = os.getenv("TRACKIO_PROJECT", "anchor_heads")
     started = trackio.init(project=project, name=run, config=_settings(cfg))
-    # It has no word for runs that failed.
+    # Trackio has no status for runs that failed.
     return TrackerWriter(
         lambda metrics, i: started.log(metrics, step=i), lambda failed: trackio.finish()
     )

@@ -49,7 +49,7 @@ from anchor_heads.engine.resume import (
 from anchor_heads.engine.run_record import write_model
 from anchor_heads.engine.schedule import scale_to_epochs
 from anchor_heads.engine.setup import setup
-from anchor_heads.engine.trackers import build_trackers
+from anchor_heads.engine.trackers import TrackerWriter, build_trackers
 from anchor_heads.engine.train_step import TrainStep
 from anchor_heads.errors import said_by_library
 from anchor_heads.evaluation import NMSRecallEvaluator, build_evaluator, metric_names
@@ -109,6 +109,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = self.build_step(cfg, for_all_processes(model), optimizer)
         self.checkpointer = self.build_checkpointer(cfg)
+        self.trackers: list[TrackerWriter] = []  # of the main process, from build_writers
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -197,7 +198,8 @@ class Trainer(DefaultTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's writers, and those of EXPERIMENT_TRACKERS."""
-        return [*super().build_writers(), *build_trackers(self.cfg)]
+        self.trackers = build_trackers(self.cfg)
+        return [*super().build_writers(), *self.trackers]
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks, and those of this package at their places among them."""
@@ -274,11 +276,17 @@ class Trainer(DefaultTrainer):
         cfg.SEED = self._trainer.seed
         self.data_loader = loader = self.build_train_loader(cfg)
         resume_loader(loader, self.start_iter)
+        failed = True
         try:
             with self._rescue.after_any_end():
                 TrainerBase.train(self, self.start_iter, self.max_iter)
+            failed = False
         except EndOfTraining as reason:
             logger.info(f"The training ends after iteration {self.iter - 1}: {reason}")
+            failed = False
+        finally:
+            for tracker in self.trackers:
+                tracker.finish(failed)
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
@@ -296,7 +304,7 @@ class Trainer(DefaultTrainer):
         except EndOfTraining:
             self._batch_norms.average()
             self.checkpointer.save("model_final", iteration=self.iter)
-            self.iter += 1  # as after the last iteration, so that what comes after a training does
+            self.iter += 1  # as after the last iteration, so that what follows a training is run
             self.max_iter = self.iter
             raise
 

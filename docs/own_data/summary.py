@@ -194,14 +194,14 @@ def last(result: dict) -> dict:
     return result["curve"][max(result["curve"], key=int)]
 
 
-def setting(data: str, runs: Runs, names: dict[str, str]) -> str:
-    """How a table was measured."""
+def setting(data: str, runs: Runs, names: dict[str, str], where: str = "the model") -> str:
+    """How a table was measured; ``where``: what the number of seeds stands after."""
     results = [x for model, run in runs.items() if model in names for x in run]
     one = results[0]
     seconds = [x["cpu seconds"] for x in results]
     several = any(len(run) > 1 for model, run in runs.items() if model in names)
     spread = (
-        " Mean (minimum to maximum) over the seeds, whose number is in parentheses after the model."
+        f" Mean (minimum to maximum) over the seeds, whose number is in parentheses after {where}."
         if several
         else f" Seed {one['seed']}."
     )
@@ -296,7 +296,8 @@ def steps(data: str, runs: Runs) -> None:
         if label in runs
     ]
     labels = {label: label for _, group in STEPS[data].values() for label in group}
-    text = setting(f"{DATA[data]}, other images than those of the tables above", runs, labels)
+    images = f"{DATA[data]}, other images than those of the tables above"
+    text = setting(images, runs, labels, "the setting; without one, seed 0")
     command = f"{COMMAND} --runs docs/own_data/tuning.txt --results docs/own_data/tuning --tuning"
     write_table(f"{data}_steps", text, ["setting", "metric", "value"], rows, command)
 

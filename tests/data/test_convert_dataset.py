@@ -188,7 +188,7 @@ def test_yolo_with_a_part_of_several_folders(tmp_path, monkeypatch, folders):
     [
         ("names: {0: person, 2: car, 7: truck}", "the keys of 'names' are 0, 2, 7: write the numb"),
         ("names: {1: a, 2: b}", "data.yaml: the keys of 'names' are 1, 2"),
-        ("names: [off, on]", "YAML takes a name in 'names' for False: put it in quotes"),
+        ("names: [off, on]", "YAML reads a name in 'names' as False: put it in quotes"),
         ("names: [a, a]", "categories 1 and 2 have the same 'name', a: give each a name"),
         ("names: [a, b]\ntrain: train.txt", "data.yaml: train is 'train.txt': only folders of im"),
         ("names: [a, b]\ntrain: [images, train.txt]", "only folders of images can be converted"),

@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from tiny_run import arguments, train, write_config, write_data_set
 
 from anchor_heads import get_cfg
-from anchor_heads.engine import setup
+from anchor_heads.engine import Trainer, setup
 from anchor_heads.engine.trackers import TrackerWriter, build_trackers, check_trackers
 
 
@@ -79,6 +79,18 @@ def test_a_service_is_told_whether_a_run_failed(tmp_path, wandb, overrides, exit
     assert max(iteration for iteration, _ in calls[:-1]) < 3  # of 4 iterations
 
 
+def test_a_service_is_told_that_the_last_evaluation_failed(tmp_path, wandb, monkeypatch):
+    def test(cfg, model):
+        raise OSError("no space")
+
+    monkeypatch.setattr(Trainer, "test", staticmethod(test))
+    write_data_set(tmp_path)
+    config = write_config(tmp_path, overrides=["EXPERIMENT_TRACKERS", ["wandb"]])
+    with pytest.raises(OSError, match="no space"):
+        train(arguments(config))
+    assert wandb[1][-1] == 1
+
+
 def test_a_service_that_is_not_known_or_not_there(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is no 'comet', only wandb, mlflow, trackio"):
         check_trackers(config_for("comet", tmp_path))
@@ -103,6 +115,6 @@ def test_the_services_offline(tmp_path, monkeypatch, name):
     with EventStorage() as storage:
         storage.put_scalars(**{"loss": 1.0, "box_proposals/AR@100": 2.0})
         writer.write()
-    writer.close()
+    writer.finish(False)
     assert any(path.is_file() for path in tmp_path.rglob("*"))
     assert not list((tmp_path / "here").iterdir())

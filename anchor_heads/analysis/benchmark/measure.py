@@ -111,7 +111,13 @@ def _measure(models, workload, repeats, runtimes) -> dict:
             for runtime in [None, *runtimes]:
                 label = f"{name} ({runtime})" if runtime else name
                 kinds[label] = one_stage, isinstance(model, GeneralizedRCNN)
-                functions[label] = _functions(model, workload, runtime)
+                try:
+                    functions[label] = _functions(model, workload, runtime)
+                except (TypeError, ValueError):  # of the command line
+                    raise
+                except Exception as error:  # an export may fail in any way
+                    _leave_out(label, error, failed)
+                    continue
                 for _ in range(WARMUP_TURNS):
                     _turn({label: functions[label]}, failed)
         for _ in range(repeats):
@@ -139,11 +145,15 @@ def _turn(
             try:
                 seconds = {WHOLE: _seconds(run_whole)} if whole else run_by_part()
             except Exception as error:
-                logger.exception(f"{name} failed and is left out of this workload.")
-                failed[name] = f"{type(error).__name__}: {first_line(error)}"
+                _leave_out(name, error, failed)
             else:
                 results.setdefault(name, {}).update(seconds)
     return {name: seconds for name, seconds in results.items() if name not in failed}
+
+
+def _leave_out(name: str, error: Exception, failed: dict[str, str]) -> None:
+    logger.error(f"{name} failed and is left out of this workload.", exc_info=error)
+    failed[name] = f"{type(error).__name__}: {first_line(error)}"
 
 
 def _functions(model, workload, runtime) -> tuple[Callable, Callable]:
