@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 # Entries of one chunk of the overlap matrix. On a CPU a chunk with its temporaries should stay in
-# the cache; on a GPU a kernel over it should take longer than its launch, some 30 us, and four
-# chunks, 130 MB, should be little beside the activations.
+# the cache; on a GPU a kernel over it should take longer than its launch, and four chunks, 134 MB,
+# should be little beside the activations. The number for a GPU is an estimate, not measured.
 CHUNK_ENTRIES = {"cpu": 2**18, "cuda": 2**23}
 
 # A box that no object overlaps.
